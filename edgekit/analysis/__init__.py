@@ -1,0 +1,1 @@
+"""Statistics and comparison: pure functions from runs."""

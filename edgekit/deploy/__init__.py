@@ -1,0 +1,1 @@
+"""Getting a bundle, its runtime library and the probe onto a device."""

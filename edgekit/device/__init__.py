@@ -1,0 +1,1 @@
+"""What a device is, how it feels now, and how to reach it."""

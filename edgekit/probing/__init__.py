@@ -1,0 +1,1 @@
+"""From a plan to raw events: sessions of the native probe on a device."""

@@ -1,0 +1,135 @@
+"""Events: what the probe says, one JSON object a line, flushed line by line.
+
+All times are nanoseconds of the probe's monotonic clock (``CLOCK_MONOTONIC``), so a
+stream that was cut is a shorter valid stream. Nothing is written inside a timed
+region: a trial's token times follow in its ``trial`` event, memory samples in
+``memory`` events between trials.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import msgspec
+
+SCHEMA_VERSION = 1
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
+    """Base of all events; ``t`` is when the event was recorded."""
+
+    t: int
+
+
+class Hello(Event, frozen=True, kw_only=True, tag="hello"):
+    """First line of a stream."""
+
+    schema_version: int
+    probe_version: str
+    runtime: str
+    runtime_version: str
+    abi: str
+    clock: str
+    clock_resolution_ns: int
+    #: Wall clock at ``t``, to place the stream in calendar time.
+    unix_ns: int
+    pid: int
+    cpus_online: int
+    page_size: int
+
+
+class MemoryUse(msgspec.Struct, frozen=True, kw_only=True):
+    """Resident memory in bytes, from /proc/self/status; ``None`` is what the kernel did not tell."""
+
+    rss: int | None = None
+    anon: int | None = None
+    file: int | None = None
+    #: Largest resident size so far (VmHWM).
+    peak: int | None = None
+
+
+class Loaded(Event, frozen=True, kw_only=True, tag="loaded"):
+    """The artefact was loaded: ``end_ns - start_ns`` covers opening, parsing and session creation."""
+
+    load: int
+    #: Whether the artefact's pages were in the page cache before: from mincore, None when it cannot be told.
+    resident_before: float | None
+    start_ns: int
+    end_ns: int
+    threads: int
+    affinity_asked: list[int] | None
+    #: CPUs each thread of the process may run on, read back from the kernel.
+    affinity_read: list[list[int]]
+    memory: MemoryUse
+
+
+class GoldenResult(Event, frozen=True, kw_only=True, tag="golden"):
+    """The golden check: what was computed here (see :class:`edgekit.schema.bundle.Golden`)."""
+
+    tokens: list[int]
+    logits: list[list[float]]
+
+
+class TrialStart(Event, frozen=True, kw_only=True, tag="trial_start"):
+    """A trial begins; its untimed filling of the cache comes first."""
+
+    trial: int
+
+
+class TrialResult(Event, frozen=True, kw_only=True, tag="trial"):
+    """A trial ended.
+
+    The timed region is ``[start_ns, end_ns]``. For a prefill ``token_ns`` has one
+    entry, the end of the prompt's forward pass; for a decode one per token, its end.
+    ``cpus`` are the CPUs on which the probe's threads were last seen, after the region.
+    """
+
+    trial: int
+    start_ns: int
+    end_ns: int
+    token_ns: list[int]
+    cpus: list[int] = msgspec.field(default_factory=list)
+    #: Page faults that needed the disk, and involuntary context switches, inside the region.
+    major_faults: int | None = None
+    involuntary_switches: int | None = None
+
+
+class MemorySamples(Event, frozen=True, kw_only=True, tag="memory"):
+    """Samples of the second thread since the last such event; columns of equal length."""
+
+    at_ns: list[int]
+    rss: list[int]
+    anon: list[int]
+    file: list[int]
+
+
+class ProbeFault(Event, frozen=True, kw_only=True, tag="error"):
+    """Something failed; the stream may go on (``fatal`` false) or ends with ``bye``."""
+
+    code: str
+    message: str
+    fatal: bool
+
+
+class Bye(Event, frozen=True, kw_only=True, tag="bye"):
+    """Last line of an orderly stream."""
+
+    reason: Literal["done", "terminated", "failed"]
+    trials_done: int
+    memory: MemoryUse
+
+
+AnyEvent = Hello | Loaded | GoldenResult | TrialStart | TrialResult | MemorySamples | ProbeFault | Bye
+
+
+class Stream(msgspec.Struct, frozen=True, kw_only=True):
+    """A decoded stream of events.
+
+    ``complete`` is true when it ends with ``bye``; ``faults`` name what could not be read.
+    """
+
+    TITLE: ClassVar[str] = "events"
+
+    events: list[AnyEvent]
+    complete: bool
+    faults: list[str]

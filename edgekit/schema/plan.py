@@ -1,0 +1,65 @@
+"""The plan: what one launch of the probe does. Written by the host, read by the probe.
+
+One launch loads one artefact with one thread count, checks it against the golden
+record, and runs its trials in the order given.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import msgspec
+
+from edgekit.schema.bundle import Golden, OnnxInterface
+from edgekit.schema.codec import Document
+
+TrialKind = Literal["prefill", "decode"]
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """One timed prefill or decode.
+
+    ``depth`` tokens are put into the cache first, untimed. A prefill then times
+    ``tokens`` at once (``pp128 @ d512``); a decode times ``tokens`` steps of one
+    token each (``tg64 @ d512``).
+    """
+
+    id: int
+    kind: TrialKind
+    tokens: int
+    depth: int = 0
+    repetition: int = 0
+    #: Run and reported, but not counted.
+    warmup: bool = False
+
+
+class OnnxArtefact(msgspec.Struct, frozen=True, kw_only=True, tag="onnxruntime", tag_field="runtime"):
+    """An ONNX graph and the runtime library that executes it; paths as the device sees them."""
+
+    model_path: str
+    library_path: str
+    interface: OnnxInterface
+    context_length: int
+    vocab: int
+
+
+class Plan(Document, frozen=True, kw_only=True):
+    """``plan.json``."""
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+    TITLE: ClassVar[str] = "plan"
+
+    #: Identity of the bundle (see :attr:`edgekit.schema.bundle.Bundle.identity`).
+    bundle: str
+    artefact: OnnxArtefact
+    threads: int
+    #: CPUs the probe may use, or None to leave placement to the scheduler.
+    affinity: list[int] | None
+    #: How many times the artefact is loaded; the first load is the cold one, the rest are warm.
+    loads: int
+    trials: list[Trial]
+    golden: Golden | None
+    #: Seed of the random prompt tokens.
+    seed: int
+    #: Samples per second of the probe's memory; 0 turns the sampler off.
+    memory_hz: float

@@ -1,0 +1,117 @@
+"""The run: one bundle measured on one device in one session.
+
+A run is a directory::
+
+    run.json            this document
+    bundle.json         copy of the bundle's manifest
+    launches/000/plan.json
+    launches/000/events.jsonl
+    launches/000/stderr.txt
+
+The raw events are kept for ever; everything else is derived from them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import msgspec
+
+from edgekit.schema.codec import Document
+
+MANIFEST = "run.json"
+
+
+class CpuCluster(msgspec.Struct, frozen=True, kw_only=True):
+    """Cores that share a model and a frequency limit."""
+
+    cpus: list[int]
+    name: str | None = None
+    max_khz: int | None = None
+
+
+class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a device is. ``None`` is what it would not tell."""
+
+    #: ``local`` or ``adb:SERIAL``.
+    name: str
+    transport: Literal["local", "adb"]
+    abi: str
+    os: str
+    kernel: str | None
+    cpus: int
+    clusters: list[CpuCluster]
+    cpu_model: str | None
+    memory_bytes: int | None
+    #: Free space where bundles are stored.
+    free_bytes: int | None
+    android: dict[str, str] = msgspec.field(default_factory=dict)
+    #: ``real``, ``emulated`` (another instruction set, e.g. qemu-user) or ``simulated`` (replayed properties).
+    #: Only real results are compared as speed.
+    fidelity: Literal["real", "emulated", "simulated"] = "real"
+    fidelity_reason: str | None = None
+
+
+class Conditions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a device feels at one moment. ``None`` is unknown, never a guess."""
+
+    at: str
+    load_1m: float | None = None
+    memory_available_bytes: int | None = None
+    frequency_khz: dict[str, int] = msgspec.field(default_factory=dict)
+    governor: dict[str, str] = msgspec.field(default_factory=dict)
+    temperature_c: dict[str, float] = msgspec.field(default_factory=dict)
+    battery_percent: int | None = None
+    charging: bool | None = None
+
+
+class GoldenVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """The device's answer beside the bundle's golden record."""
+
+    passed: bool
+    #: Tokens that agree, and how many were compared.
+    tokens_equal: int
+    tokens: int
+    max_logit_difference: float
+    tolerance: float
+    cause: str | None = None
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """One start of the probe; ``directory`` holds its plan and events."""
+
+    index: int
+    directory: str
+    threads: int
+    #: Place in the session's order over everything compared.
+    position: int
+    started_at: str
+    status: Literal["done", "failed", "terminated", "lost"]
+    exit_code: int | None
+    golden: GoldenVerdict | None = None
+    message: str | None = None
+
+
+class Run(Document, frozen=True, kw_only=True):
+    """``run.json``."""
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+    TITLE: ClassVar[str] = "run"
+
+    id: str
+    #: Runs measured in turn with each other share a session.
+    session: str
+    created_at: str
+    status: Literal["running", "done", "failed", "interrupted"]
+    #: Short name and identity of the bundle; the whole manifest is beside this file.
+    model: str
+    recipe: str
+    runtime: str
+    bundle: str
+    device: DeviceFacts
+    before: Conditions
+    after: Conditions | None
+    protocol: dict[str, Any]
+    launches: list[Launch]
+    versions: dict[str, str]
+    command: list[str]
