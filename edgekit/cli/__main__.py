@@ -1,0 +1,5 @@
+"""``python -m edgekit.cli``."""
+
+from edgekit.cli.main import main
+
+main()

@@ -1,0 +1,114 @@
+"""Entry point: the command group, and how failures become messages and exit codes.
+
+Commands are imported only when they are called, so ``edgekit --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from edgekit import __version__
+from edgekit.errors import EXIT_INTERRUPTED, EdgekitError, HostStorageError
+
+#: command → (module, one-line help). The help stands here so that listing imports nothing.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("edgekit.cli.run", "Export, push, probe and compare in one go."),
+    "export": ("edgekit.cli.export", "Export a model to bundles, each proven faithful."),
+    "verify": ("edgekit.cli.verify", "Check a bundle: its files, its golden record, the gate."),
+    "devices": ("edgekit.cli.devices", "List the devices that can be used."),
+    "push": ("edgekit.cli.push", "Put bundles on a device."),
+    "probe": ("edgekit.cli.probe", "Measure bundles on a device."),
+    "pull": ("edgekit.cli.pull", "Fetch runs that were left on a device."),
+    "compare": ("edgekit.cli.compare", "Compare runs in a table."),
+    "report": ("edgekit.cli.report", "Write an HTML report of runs."),
+    "models": ("edgekit.cli.models", "List the known models."),
+    "recipes": ("edgekit.cli.recipes", "List the quantization recipes."),
+    "doctor": ("edgekit.cli.doctor", "Say what is missing on this machine, and what installs it."),
+    "build-probe": ("edgekit.cli.build_probe", "Build the native probe."),
+    "schema": ("edgekit.cli.schema", "Print the JSON Schema of a document."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All commands, in the order in which one uses them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; an unknown one gets the nearest names."""
+        name = args[0] if args else ""
+        if name and name not in COMMANDS and not name.startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(name, COMMANDS, n=3, cutoff=0.5)
+            extra = f" Did you mean {' or '.join(near)}?" if near else ""
+            ctx.fail(f"No such command {name!r}.{extra}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="edgekit")
+def cli() -> None:
+    """Export small language models, put them on phones and boards, and measure them there.
+
+    \b
+    Example:
+      edgekit run smollm2-135m --quant fp32,w8,w4 -p 128 -n 64 -r 5 -t 1,2
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave the process with a documented exit code."""
+    sys.exit(_exit_code(arguments))
+
+
+def _exit_code(arguments: list[str] | None) -> int:
+    try:
+        outcome: Any = cli.main(args=arguments, prog_name="edgekit", standalone_mode=False)
+        return outcome if isinstance(outcome, int) else 0
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("edgekit: interrupted", err=True)
+        return EXIT_INTERRUPTED
+    except EdgekitError as error:
+        return _fail(error)
+    except BrokenPipeError:
+        # The reader of our output left (`edgekit models | head`): not a failure of ours.
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        import errno
+
+        if error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+            where = f" {error.filename}" if error.filename else ""
+            return _fail(HostStorageError(f"write{where}: {error.strerror}", hint="free some space and try again"))
+        raise
+
+
+def _fail(error: EdgekitError) -> int:
+    click.echo(f"edgekit: {error}", err=True)
+    return error.exit_code

@@ -1,0 +1,165 @@
+"""Options and value types that several commands share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+CallableT = TypeVar("CallableT", bound=Callable[..., Any])
+
+#: More values than anybody measures in one session: a mistyped range.
+MAX_LIST = 1000
+
+_RANGE = re.compile(r"(\d+)-(\d+)(?:([+*])(\d+))?")
+
+
+class IntegerList(click.ParamType[list[int]]):
+    """Integers as llama-bench takes them: ``16,32``, ``first-last+step``, ``first-last*factor``."""
+
+    name = "list"
+
+    def __init__(self, minimum: int = 0) -> None:
+        self.minimum = minimum
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        """Parse, keeping the order and dropping repetitions."""
+        if isinstance(value, list):
+            return value
+        found: list[int] = []
+        for part in str(value).split(","):
+            part = part.strip()
+            if part.isdigit():
+                found.append(int(part))
+            elif match := _RANGE.fullmatch(part):
+                found += self._range(part, match, param, ctx)
+            else:
+                self.fail(f"{part!r} is no number, list (16,32) or range (1-8, 16-64+16, 128-1024*2)", param, ctx)
+        if any(number < self.minimum for number in found):
+            self.fail(f"values must be at least {self.minimum}", param, ctx)
+        return list(dict.fromkeys(found))
+
+    def _range(
+        self, part: str, match: re.Match[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[int]:
+        first, last, operator, amount = int(match[1]), int(match[2]), match[3] or "+", int(match[4] or 1)
+        if amount < 1 or (operator == "*" and (amount < 2 or first < 1)):
+            self.fail(f"{part!r} never ends", param, ctx)
+        values: list[int] = []
+        while first <= last:
+            values.append(first)
+            if len(values) > MAX_LIST:
+                self.fail(f"{part!r} has more than {MAX_LIST} values", param, ctx)
+            first = first * amount if operator == "*" else first + amount
+        if not values:
+            self.fail(f"{part!r} is empty", param, ctx)
+        return values
+
+
+class NameList(click.ParamType[list[str]]):
+    """Names separated by commas."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        """Split, keeping the order and dropping repetitions."""
+        if isinstance(value, list):
+            return value
+        names = [part.strip() for part in str(value).split(",") if part.strip()]
+        if not names:
+            self.fail("no name given", param, ctx)
+        return list(dict.fromkeys(names))
+
+
+def device_option(function: CallableT) -> CallableT:
+    """``--device``: which device to use."""
+    return click.option(
+        "--device",
+        "-s",
+        "device",
+        metavar="DEVICE",
+        envvar="EDGEKIT_DEVICE",
+        help="Device: local (default), adb (the only one), adb:SERIAL or adb:HOST:PORT.",
+    )(function)
+
+
+def output_option(function: CallableT) -> CallableT:
+    """``-o``: the format of a table on standard output."""
+    return click.option(
+        "--output",
+        "-o",
+        "output",
+        type=click.Choice(["md", "csv", "json", "jsonl"]),
+        default="md",
+        show_default=True,
+        help="Format of the table on standard output.",
+    )(function)
+
+
+def out_option(default: str, what: str) -> Callable[[CallableT], CallableT]:
+    """``--out``: the folder that results are written to."""
+    return click.option(
+        "--out",
+        "out",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=default,
+        show_default=True,
+        help=f"Folder for {what}.",
+    )
+
+
+def source_options(function: CallableT) -> CallableT:
+    """What to export: runtime, recipes, context length, revision."""
+    decorators = [
+        click.option(
+            "--runtime",
+            type=NameList(),
+            default="onnxruntime",
+            show_default=True,
+            help="Runtimes to export for.",
+        ),
+        click.option(
+            "--quant",
+            "-q",
+            "recipes",
+            type=NameList(),
+            default="fp32,w8,w4",
+            show_default=True,
+            help="Recipes; `edgekit recipes` lists them.",
+        ),
+        click.option(
+            "--context",
+            "-c",
+            type=click.IntRange(min=2),
+            help="Tokens that fit in the KV cache [default: 2048, or what the model allows].",
+        ),
+        click.option("--revision", help="Revision of a model from the hub."),
+        click.option("--allow-unfaithful", is_flag=True, help="Keep a bundle that fails the gate; recorded in it."),
+    ]
+    for decorate in reversed(decorators):
+        function = decorate(function)
+    return function
+
+
+def measure_options(function: CallableT) -> CallableT:
+    """What to measure, named as llama-bench names it."""
+    decorators = [
+        click.option(
+            "--protocol", default="default", show_default=True, help="Named procedure that gives the defaults below."
+        ),
+        click.option("-p", "--n-prompt", "prompts", type=IntegerList(0), help="Prompt lengths to prefill; 0 for none."),
+        click.option("-n", "--n-gen", "generates", type=IntegerList(0), help="Tokens to decode; 0 for none."),
+        click.option("-d", "--n-depth", "depths", type=IntegerList(0), help="Tokens already in the cache."),
+        click.option("-r", "--repetitions", type=click.IntRange(min=1), help="Samples of each test."),
+        click.option(
+            "-t", "--threads", type=IntegerList(1), help="Thread counts [default: the cores of the fastest cluster]."
+        ),
+        click.option("--affinity", type=IntegerList(0), help="CPUs to run on [default: left to the scheduler]."),
+        click.option("--seed", type=int, help="Seed of prompts and of the order of trials."),
+    ]
+    for decorate in reversed(decorators):
+        function = decorate(function)
+    return function

@@ -1,0 +1,144 @@
+"""One launch of the probe: push the plan, stream the events, judge the end."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from edgekit.device.base import Device
+from edgekit.errors import DeviceFailedError
+from edgekit.probing.golden import judge
+from edgekit.probing.run_writer import EventLog
+from edgekit.schema import codec
+from edgekit.schema.event import Bye, GoldenResult, ProbeFault
+from edgekit.schema.plan import Plan
+from edgekit.schema.run import Launch
+from edgekit.schema.stream import read_stream
+
+#: A launch is one load and a handful of trials. An hour is far beyond the slowest board or
+#: an emulator, and still ends a hung probe within a working day.
+LAUNCH_TIMEOUT_S = 3600.0
+
+#: Cleaning up and pushing a plan of a few kilobytes.
+SHORT_TIMEOUT_S = 60.0
+
+#: Standard error that is kept; a probe that floods it must not fill the host's disk.
+MAX_STDERR_BYTES = 256 * 1024
+
+#: Events of one launch are some kilobytes per trial; a stream beyond this is a fault, not data.
+MAX_EVENT_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class LaunchOutcome:
+    """How a launch ended."""
+
+    launch: Launch
+    stderr: bytes
+
+    def stderr_text(self) -> str:
+        """The probe's last messages, for people; control characters made visible."""
+        text = self.stderr[-4000:].decode("utf-8", "replace")
+        return "".join(letter if letter.isprintable() or letter == "\n" else "�" for letter in text)
+
+
+def launch_probe(
+    device: Device, *, probe: str, work_dir: str, plan: Plan, folder: Path, launch: Launch
+) -> LaunchOutcome:
+    """Run the probe once.
+
+    Args:
+        device: where.
+        probe: the probe's path there.
+        work_dir: the launch's folder there. It keeps the plan and a second copy of the events, so that
+            a lost connection loses nothing (see :mod:`edgekit.probing.recovery`).
+        plan: what to do; pushed as ``plan.json``.
+        folder: the launch's folder on the host; events are written there as they come.
+        launch: the record to complete.
+
+    Raises:
+        DeviceFailedError: the device was lost, or the plan could not be put on it. The events received
+            until then are in ``folder``.
+    """
+    remote_plan = f"{work_dir}/plan.json"
+    _put_plan(device, plan, work_dir, remote_plan)
+    received = 0
+    flooded = False
+
+    with EventLog(folder / "events.jsonl") as log:
+
+        def keep(chunk: bytes) -> None:
+            nonlocal received, flooded
+            received += len(chunk)
+            if received <= MAX_EVENT_BYTES:
+                log.append(chunk)
+            else:
+                flooded = True
+
+        completed = device.stream(
+            [probe, "--plan", remote_plan, "--events", "-", "--copy", f"{work_dir}/events.jsonl"],
+            on_stdout=keep,
+            timeout=LAUNCH_TIMEOUT_S,
+            cancel=lambda: flooded,
+        )
+    message = "the probe flooded its output and was stopped" if flooded else None
+    return LaunchOutcome(
+        launch=judge_launch(launch, plan, folder, exit_code=completed.exit_code, message=message),
+        stderr=completed.stderr[-MAX_STDERR_BYTES:],
+    )
+
+
+def _put_plan(device: Device, plan: Plan, work_dir: str, remote_plan: str) -> None:
+    made = device.run(["mkdir", "-p", work_dir], timeout=SHORT_TIMEOUT_S)
+    if made.exit_code != 0:
+        raise DeviceFailedError(
+            f"make {work_dir}: exit code {made.exit_code}",
+            device=device.name,
+            detail=made.stderr.decode("utf-8", "replace"),
+            hint="is the storage full or read-only?",
+        )
+    with tempfile.TemporaryDirectory(prefix="edgekit-plan-") as scratch:
+        local = Path(scratch) / "plan.json"
+        local.write_bytes(codec.encode(plan))
+        device.push(local, remote_plan)
+
+
+def judge_launch(launch: Launch, plan: Plan, folder: Path, *, exit_code: int | None, message: str | None) -> Launch:
+    """Complete a launch's record from its events.
+
+    Args:
+        launch: the record to complete.
+        plan: what the probe was told to do.
+        folder: the launch's folder, with ``events.jsonl``.
+        exit_code: the probe's exit code, None where nobody was there to see it.
+        message: what went wrong outside the probe, if anything did.
+    """
+    path = folder / "events.jsonl"
+    stream = read_stream(path.read_bytes(), origin=str(path))
+    golden = next((event for event in stream.events if isinstance(event, GoldenResult)), None)
+    bye = next((event for event in stream.events if isinstance(event, Bye)), None)
+    status: Literal["done", "failed", "terminated"] = "failed"
+    if bye is not None and bye.reason == "done" and exit_code in (0, None) and message is None:
+        status = "done"
+        if plan.golden is not None and golden is None:
+            status, message = "failed", "the golden check gave no answer"
+    elif bye is not None and bye.reason == "terminated":
+        status = "terminated"
+    elif message is None:
+        fatal = next((event for event in stream.events if isinstance(event, ProbeFault) and event.fatal), None)
+        message = f"{fatal.code}: {fatal.message}" if fatal else _end_of(exit_code)
+    verdict = judge(plan.golden, golden) if plan.golden is not None and golden is not None else None
+    return msgspec.structs.replace(launch, status=status, exit_code=exit_code, golden=verdict, message=message)
+
+
+def _end_of(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "the probe's events end without a closing event"
+    # Shells report a signal as 128 + its number.
+    if exit_code > 128:
+        return f"the probe was killed by signal {exit_code - 128}"
+    return f"the probe ended with exit code {exit_code} and no closing event"

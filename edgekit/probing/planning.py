@@ -1,0 +1,126 @@
+"""From a protocol to launches of the probe, in a seeded, balanced order.
+
+What is compared is measured in turn: every round launches each combination of
+bundle and thread count once, in a newly drawn order, so that heat and other slow
+changes of the device fall on all of them alike.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgekit.errors import InputError
+from edgekit.schema.bundle import Bundle
+from edgekit.schema.plan import OnnxArtefact, Plan, Trial
+from edgekit.schema.protocol import Protocol
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One launch: which bundle (by index), how many threads, which round; ``check`` is the golden check."""
+
+    bundle: int
+    threads: int
+    round: int
+    check: bool = False
+
+
+def launch_order(bundles: int, threads: Sequence[int], protocol: Protocol) -> list[Cell]:
+    """All launches of a session in the order in which they run.
+
+    Every bundle's golden check comes first; then ``protocol.repetitions`` rounds.
+    """
+    checks = [Cell(bundle=index, threads=max(threads), round=0, check=True) for index in range(bundles)]
+    draw = random.Random(protocol.seed)
+    rounds: list[Cell] = []
+    for number in range(protocol.repetitions):
+        cells = [Cell(bundle=index, threads=count, round=number) for index in range(bundles) for count in threads]
+        draw.shuffle(cells)
+        rounds += cells
+    return checks + rounds
+
+
+def trials_of(cell: Cell, protocol: Protocol) -> list[Trial]:
+    """The trials of one launch: a warm-up, then each test once in a drawn order."""
+    if cell.check:
+        return []
+    tests: list[tuple[str, int, int]] = []
+    for depth in protocol.depths:
+        tests += [("prefill", tokens, depth) for tokens in protocol.prompts if tokens]
+        tests += [("decode", tokens, depth) for tokens in protocol.generates if tokens]
+    random.Random(f"{protocol.seed}/{cell.round}/{cell.threads}").shuffle(tests)
+    trials = []
+    if protocol.prompts and max(protocol.prompts):
+        trials.append(Trial(id=0, kind="prefill", tokens=max(protocol.prompts), repetition=cell.round, warmup=True))
+    if protocol.warmup_tokens:
+        trials.append(
+            Trial(id=len(trials), kind="decode", tokens=protocol.warmup_tokens, repetition=cell.round, warmup=True)
+        )
+    for kind, tokens, depth in tests:
+        trials.append(
+            Trial(
+                id=len(trials),
+                kind="prefill" if kind == "prefill" else "decode",
+                tokens=tokens,
+                depth=depth,
+                repetition=cell.round,
+            )
+        )
+    return trials
+
+
+def check_protocol(protocol: Protocol, bundle: Bundle, *, cpus: int, threads: Sequence[int]) -> None:
+    """Refuse what cannot be run before anything reaches the device.
+
+    Raises:
+        InputError: nothing to measure, a test longer than the context, or more threads than cores.
+    """
+    lengths = [*protocol.prompts, *protocol.generates]
+    if not any(lengths) or not protocol.depths:
+        raise InputError("plan the session: no test is left", hint="give a prompt length (-p) or tokens to decode (-n)")
+    need = max(protocol.depths) + max(max(lengths), protocol.warmup_tokens)
+    if need > bundle.runtime.context_length:
+        raise InputError(
+            f"plan the session: a test needs {need} tokens of context, "
+            f"{bundle.model} {bundle.recipe.name} has {bundle.runtime.context_length}",
+            hint=f"shorten -p, -n or -d, or export again with --context {need}",
+        )
+    if max(threads) > cpus:
+        raise InputError(
+            f"plan the session: {max(threads)} threads asked for, the device has {cpus} cores",
+            hint="lower -t: more threads than cores only measures the scheduler",
+        )
+
+
+def make_plan(cell: Cell, protocol: Protocol, bundle: Bundle, *, model_path: str, library_path: str) -> Plan:
+    """The plan of one launch; paths as the device sees them.
+
+    Raises:
+        InputError: the bundle states no way to feed its graph.
+    """
+    interface = bundle.runtime.onnx
+    if interface is None:
+        raise InputError(
+            f"plan the session: bundle {bundle.model} {bundle.recipe.name} describes no ONNX interface",
+            hint="export it again",
+        )
+    return Plan(
+        schema_version=Plan.SCHEMA_VERSION,
+        bundle=bundle.identity,
+        artefact=OnnxArtefact(
+            model_path=model_path,
+            library_path=library_path,
+            interface=interface,
+            context_length=bundle.runtime.context_length,
+            vocab=bundle.architecture.vocab,
+        ),
+        threads=cell.threads,
+        affinity=protocol.affinity,
+        loads=1,
+        trials=trials_of(cell, protocol),
+        golden=bundle.golden if cell.check else None,
+        seed=protocol.seed,
+        memory_hz=protocol.memory_hz,
+    )

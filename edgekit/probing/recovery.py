@@ -1,0 +1,186 @@
+"""Runs on the device: a second copy of plans and events, for when the connection is lost.
+
+While a session runs, the device keeps ``RUNS/<run>/run.json``, ``bundle.json`` and, per
+launch, ``plan.json`` and ``events.jsonl``. A session that ends well removes them. What a
+lost connection, a killed host or ``--leave-on-device`` left there is fetched by
+:func:`pull_runs`. Everything that comes from a device is untrusted: names and sizes are
+checked before a byte is written here.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from edgekit.device.base import Device
+from edgekit.errors import DeviceFailedError, InputError
+from edgekit.probing.launcher import MAX_EVENT_BYTES, SHORT_TIMEOUT_S, judge_launch
+from edgekit.progress import Progress, ProgressEvent, silent
+from edgekit.schema import codec
+from edgekit.schema.bundle import Bundle
+from edgekit.schema.plan import Plan
+from edgekit.schema.run import MANIFEST, Launch, Run
+from edgekit.schema.storage import write_atomically
+
+#: A run's name is made by :mod:`edgekit.probing.session`; anything else there is not ours.
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
+_LAUNCH_NAME = re.compile(r"\d{3,6}")
+
+
+def leave_manifests(device: Device, runs_dir: str, run: Path) -> None:
+    """Put a new run's manifests on the device.
+
+    Raises:
+        DeviceFailedError: the device is lost or full.
+    """
+    remote = f"{runs_dir}/{run.name}"
+    made = device.run(["mkdir", "-p", remote], timeout=SHORT_TIMEOUT_S)
+    if made.exit_code != 0:
+        raise DeviceFailedError(
+            f"make {remote}: exit code {made.exit_code}",
+            device=device.name,
+            detail=made.stderr.decode("utf-8", "replace"),
+            hint="is the storage full or read-only?",
+        )
+    for name in (MANIFEST, "bundle.json"):
+        device.push(run / name, f"{remote}/{name}")
+
+
+def remove(device: Device, runs_dir: str, run_id: str) -> None:
+    """Remove a run's copy from the device."""
+    device.run(["rm", "-rf", f"{runs_dir}/{run_id}"], timeout=SHORT_TIMEOUT_S)
+
+
+def list_runs(device: Device, runs_dir: str) -> list[str]:
+    """Names of the runs that lie on the device."""
+    return [name for name in _names(device, runs_dir) if _RUN_NAME.fullmatch(name)]
+
+
+def pull_runs(
+    device: Device,
+    runs_dir: str,
+    out: Path,
+    *,
+    only: str | None = None,
+    keep: bool = False,
+    progress: Progress = silent,
+) -> list[Path]:
+    """Fetch runs that were left on the device, then remove them there.
+
+    A run that is already in ``out`` gets the launches and events it lacks.
+
+    Args:
+        device: where to look.
+        runs_dir: the device's folder of runs.
+        out: the host's folder of runs.
+        only: one run's name; None fetches all.
+        keep: leave the runs on the device.
+        progress: told of each run.
+
+    Returns:
+        The run directories on the host.
+
+    Raises:
+        InputError: no run of that name lies on the device.
+        DeviceFailedError: the device was lost on the way; what is in ``out`` is whole.
+    """
+    names = list_runs(device, runs_dir)
+    if only is not None:
+        if only not in names:
+            raise InputError(
+                f"pull run {only!r}: the device has no such run",
+                device=device.name,
+                hint=f"it has: {', '.join(names) or 'none'}",
+            )
+        names = [only]
+    pulled = []
+    for number, name in enumerate(names):
+        progress(ProgressEvent(f"pull from {device.name}", done=number, total=len(names), unit="runs", detail=name))
+        pulled.append(_pull_run(device, f"{runs_dir}/{name}", out / name))
+        if not keep:
+            remove(device, runs_dir, name)
+    return pulled
+
+
+def _pull_run(device: Device, remote: str, local: Path) -> Path:
+    with tempfile.TemporaryDirectory(prefix="edgekit-pull-") as scratch:
+        copy = Path(scratch) / "run"
+        copy.mkdir()
+        for name in (MANIFEST, "bundle.json"):
+            _pull_file(device, f"{remote}/{name}", copy / name, codec.MAX_DOCUMENT_BYTES)
+        run = codec.read(copy / MANIFEST, Run)
+        codec.read(copy / "bundle.json", Bundle)
+        launches = [_pull_launch(device, f"{remote}/launches/{name}", copy, name) for name in _launches(device, remote)]
+        if (local / MANIFEST).is_file():
+            run = codec.read(local / MANIFEST, Run)
+        known = {launch.directory: launch for launch in run.launches if launch.status == "done"}
+        merged = known | {launch.directory: launch for launch in launches if launch.directory not in known}
+        run = msgspec.structs.replace(
+            run,
+            launches=sorted(merged.values(), key=lambda launch: launch.index),
+            status="interrupted" if run.status == "running" else run.status,
+        )
+        write_atomically(copy / MANIFEST, codec.encode(run))
+        _merge(copy, local, skip=set(known))
+    return local
+
+
+def _launches(device: Device, remote: str) -> list[str]:
+    return [name for name in _names(device, f"{remote}/launches") if _LAUNCH_NAME.fullmatch(name)]
+
+
+def _pull_launch(device: Device, remote: str, copy: Path, name: str) -> Launch:
+    folder = copy / "launches" / name
+    folder.mkdir(parents=True)
+    _pull_file(device, f"{remote}/plan.json", folder / "plan.json", codec.MAX_DOCUMENT_BYTES)
+    events = folder / "events.jsonl"
+    if device.stat(f"{remote}/events.jsonl") is None:
+        events.touch()
+    else:
+        _pull_file(device, f"{remote}/events.jsonl", events, MAX_EVENT_BYTES)
+    plan = codec.read(folder / "plan.json", Plan)
+    index = int(name)
+    launch = Launch(
+        index=index,
+        directory=f"launches/{name}",
+        threads=plan.threads,
+        position=index,
+        started_at="",
+        status="lost",
+        exit_code=None,
+    )
+    return judge_launch(launch, plan, folder, exit_code=None, message=None)
+
+
+def _pull_file(device: Device, remote: str, local: Path, limit: int) -> None:
+    found = device.stat(remote)
+    if found is None:
+        raise InputError(
+            f"pull {remote}: it is missing",
+            device=device.name,
+            hint="the run on the device is incomplete; remove its folder there",
+        )
+    if found.size > limit:
+        raise InputError(f"pull {remote}: {found.size} bytes is more than such a file has", device=device.name)
+    device.pull(remote, local)
+
+
+def _merge(copy: Path, local: Path, *, skip: set[str]) -> None:
+    """Move the fetched files into the run on the host, manifest last."""
+    for source in sorted(copy.rglob("*")):
+        relative = source.relative_to(copy)
+        if source.is_dir() or relative.as_posix() == MANIFEST or "/".join(relative.parts[:2]) in skip:
+            continue
+        write_atomically(local / relative, source.read_bytes())
+    local.mkdir(parents=True, exist_ok=True)
+    write_atomically(local / MANIFEST, (copy / MANIFEST).read_bytes())
+    shutil.rmtree(copy)
+
+
+def _names(device: Device, folder: str) -> list[str]:
+    listed = device.run(["ls", "-1", folder], timeout=SHORT_TIMEOUT_S)
+    return listed.stdout.decode("utf-8", "replace").splitlines() if listed.exit_code == 0 else []

@@ -1,0 +1,221 @@
+"""A session: bundles measured in turn on one device, one run directory each."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from edgekit.device import conditions
+from edgekit.device.base import Device
+from edgekit.errors import DeviceFailedError, InputError, ProbeError, UnfaithfulError
+from edgekit.probing import recovery
+from edgekit.probing.launcher import LaunchOutcome, launch_probe
+from edgekit.probing.planning import Cell, check_protocol, launch_order, make_plan
+from edgekit.probing.run_writer import RunWriter, now
+from edgekit.progress import Progress, ProgressEvent, silent
+from edgekit.schema import codec
+from edgekit.schema.bundle import Bundle
+from edgekit.schema.protocol import Protocol
+from edgekit.schema.run import DeviceFacts, Launch, Run
+
+#: Launches of one combination that may fail in a row before the session stops: a device that
+#: keeps failing would otherwise be tried for hours.
+MAX_CONSECUTIVE_FAILURES = 3
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bundle that lies on the device: its manifest and where its model is there."""
+
+    bundle: Bundle
+    model_path: str
+
+
+@dataclass(frozen=True)
+class ProbeOnDevice:
+    """The probe and its runtime library, as the device sees them."""
+
+    probe_path: str
+    library_path: str
+    #: Folder on the device where running sessions keep a copy of plans and events.
+    runs_dir: str
+
+
+@dataclass
+class Session:
+    """What is measured together. Run it once with :meth:`measure`."""
+
+    device: Device
+    facts: DeviceFacts
+    probe: ProbeOnDevice
+    targets: Sequence[Target]
+    protocol: Protocol
+    runs_dir: Path
+    versions: dict[str, str]
+    command: list[str]
+    allow_unfaithful: bool = False
+    #: Leave the copy of plans and events on the device, for :func:`edgekit.probing.recovery.pull_runs`.
+    leave_on_device: bool = False
+    progress: Progress = silent
+    name: str = field(default_factory=lambda: f"{now()[:19].replace(':', '')}-{secrets.token_hex(3)}")
+
+    def measure(self) -> list[Path]:
+        """Run the golden checks, then all rounds; returns one run directory per bundle.
+
+        Raises:
+            InputError: the protocol cannot be run with these bundles on this device.
+            UnfaithfulError: a golden check failed on the device (nothing of that bundle is timed).
+            ProbeError, DeviceFailedError: the probe or the device kept failing. What was measured stays on disk.
+        """
+        threads = self._threads()
+        for target in self.targets:
+            check_protocol(self.protocol, target.bundle, cpus=self.facts.cpus, threads=threads)
+        before = conditions.read(self.device)
+        writers = [self._open_run(target, before) for target in self.targets]
+        try:
+            self._run_all(writers, launch_order(len(self.targets), threads, self.protocol))
+        except BaseException as error:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            for writer in writers:
+                writer.finish(status, None)
+            raise
+        after = conditions.read(self.device)
+        for writer in writers:
+            writer.finish("done", after)
+            if not self.leave_on_device:
+                recovery.remove(self.device, self.probe.runs_dir, writer.run.id)
+        return [writer.directory for writer in writers]
+
+    def _run_all(self, writers: list[RunWriter], order: list[Cell]) -> None:
+        failures: dict[tuple[int, int], int] = {}
+        for position, cell in enumerate(order):
+            bundle = self.targets[cell.bundle].bundle
+            what = "golden check" if cell.check else f"round {cell.round + 1}/{self.protocol.repetitions}"
+            self.progress(
+                ProgressEvent(
+                    f"measure on {self.device.name}",
+                    done=position,
+                    total=len(order),
+                    unit="launches",
+                    detail=f"{bundle.model} {bundle.recipe.name}, {cell.threads} threads, {what}",
+                )
+            )
+            outcome = self._launch(writers[cell.bundle], cell, position)
+            if cell.check:
+                self._demand_golden(bundle, outcome)
+            key = (cell.bundle, cell.threads)
+            failures[key] = failures.get(key, 0) + 1 if outcome.launch.status != "done" else 0
+            if outcome.launch.status == "terminated":
+                raise ProbeError(
+                    f"measure {bundle.model} {bundle.recipe.name}: the probe was terminated by something else",
+                    device=self.device.name,
+                    hint="see what stopped it (low memory killer, another user), then run again",
+                )
+            if outcome.launch.status == "lost":
+                raise DeviceFailedError(
+                    f"measure {bundle.model} {bundle.recipe.name}: {outcome.launch.message}",
+                    device=self.device.name,
+                    hint=f"what was measured is in {writers[cell.bundle].directory}; reconnect the device and run again",
+                )
+            if failures[key] >= MAX_CONSECUTIVE_FAILURES or (outcome.launch.status == "failed" and cell.round == 0):
+                raise ProbeError(
+                    f"measure {bundle.model} {bundle.recipe.name} with {cell.threads} threads: {outcome.launch.message}",
+                    device=self.device.name,
+                    detail=outcome.stderr_text(),
+                    hint=f"the probe's events and messages are in "
+                    f"{writers[cell.bundle].directory / outcome.launch.directory}",
+                )
+        self.progress(
+            ProgressEvent(f"measure on {self.device.name}", done=len(order), total=len(order), unit="launches")
+        )
+
+    def _launch(self, writer: RunWriter, cell: Cell, position: int) -> LaunchOutcome:
+        target = self.targets[cell.bundle]
+        plan = make_plan(
+            cell,
+            self.protocol,
+            target.bundle,
+            model_path=target.model_path,
+            library_path=self.probe.library_path,
+        )
+        folder = writer.begin_launch(plan)
+        pending = Launch(
+            index=len(writer.run.launches),
+            directory=folder.relative_to(writer.directory).as_posix(),
+            threads=cell.threads,
+            position=position,
+            started_at=now(),
+            status="lost",
+            exit_code=None,
+        )
+        try:
+            outcome = launch_probe(
+                self.device,
+                probe=self.probe.probe_path,
+                work_dir=f"{self.probe.runs_dir}/{writer.run.id}/{pending.directory}",
+                plan=plan,
+                folder=folder,
+                launch=pending,
+            )
+        except KeyboardInterrupt:
+            writer.end_launch(msgspec.structs.replace(pending, status="terminated", message="interrupted"), b"")
+            raise
+        except DeviceFailedError as error:
+            writer.end_launch(msgspec.structs.replace(pending, message=error.message), b"")
+            raise
+        writer.end_launch(outcome.launch, outcome.stderr)
+        return outcome
+
+    def _demand_golden(self, bundle: Bundle, outcome: LaunchOutcome) -> None:
+        verdict = outcome.launch.golden
+        if outcome.launch.status != "done" or verdict is None or verdict.passed or self.allow_unfaithful:
+            return
+        raise UnfaithfulError(
+            f"golden check of {bundle.model} {bundle.recipe.name}: the device computes something else: {verdict.cause}",
+            device=self.device.name,
+            hint="do not trust this bundle there; --allow-unfaithful measures its speed all the same",
+        )
+
+    def _threads(self) -> list[int]:
+        if self.protocol.threads:
+            return self.protocol.threads
+        fastest = max(self.facts.clusters, key=lambda cluster: cluster.max_khz or 0, default=None)
+        return [len(fastest.cpus) if fastest and fastest.cpus else max(self.facts.cpus, 1)]
+
+    def _open_run(self, target: Target, before: conditions.Conditions) -> RunWriter:
+        bundle = target.bundle
+        identity = f"{self.name}-{_slug(bundle.model)}-{bundle.runtime.name}-{_slug(bundle.recipe.name)}"
+        run = Run(
+            schema_version=Run.SCHEMA_VERSION,
+            id=identity,
+            session=self.name,
+            created_at=now(),
+            status="running",
+            model=bundle.model,
+            recipe=bundle.recipe.name,
+            runtime=bundle.runtime.name,
+            bundle=bundle.identity,
+            device=self.facts,
+            before=before,
+            after=None,
+            protocol=msgspec.to_builtins(self.protocol),
+            launches=[],
+            versions=self.versions,
+            command=self.command,
+        )
+        directory = self.runs_dir / identity
+        if directory.exists():
+            raise InputError(f"begin a run: {directory} exists already", hint="choose another --out")
+        writer = RunWriter(directory, run, codec.encode(bundle))
+        recovery.leave_manifests(self.device, self.probe.runs_dir, directory)
+        return writer
+
+
+def _slug(text: str) -> str:
+    """A name that every file system takes."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "unnamed"

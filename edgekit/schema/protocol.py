@@ -1,0 +1,63 @@
+"""Protocols: named measuring procedures, one TOML file each in ``profiles/protocols/``."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import ClassVar
+
+from edgekit.errors import InputError
+from edgekit.resources import profiles_dir
+from edgekit.schema.codec import Document, upgrade_and_convert
+
+
+class Protocol(Document, frozen=True, kw_only=True):
+    """What is measured, how often, and in which order it is drawn.
+
+    Each prompt length gives a prefill test and each generated length a decode test,
+    at every depth and thread count.
+    """
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+    TITLE: ClassVar[str] = "protocol"
+
+    name: str
+    title: str
+    #: Tokens processed at once (``pp``).
+    prompts: list[int]
+    #: Tokens decoded one by one (``tg``).
+    generates: list[int]
+    #: Tokens already in the cache when a test begins.
+    depths: list[int]
+    #: Samples of each test. Each comes from a launch of its own, in turn with all that it is compared with.
+    repetitions: int
+    #: None: as many threads as the device's fastest cluster has cores.
+    threads: list[int] | None = None
+    #: CPUs the probe may use; None leaves placement to the scheduler.
+    affinity: list[int] | None = None
+    #: Tokens decoded, untimed, before the first trial of a launch.
+    warmup_tokens: int = 8
+    #: Samples of the probe's memory per second.
+    memory_hz: float = 50.0
+    seed: int = 0
+
+
+def protocol_names() -> list[str]:
+    """Names of all shipped protocols, sorted."""
+    return sorted(path.stem for path in (profiles_dir() / "protocols").glob("*.toml"))
+
+
+def load_protocol(name: str) -> Protocol:
+    """The protocol called ``name``, or the one in the TOML file at that path.
+
+    Raises:
+        InputError: no such protocol (the message lists those there are), or a broken file.
+    """
+    path = Path(name) if name.endswith(".toml") else profiles_dir() / "protocols" / f"{name}.toml"
+    if not path.is_file():
+        raise InputError(f"no protocol is called {name!r}", hint=f"protocols: {', '.join(protocol_names())}")
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"read protocol from {path}: {error}") from error
+    return upgrade_and_convert(raw, Protocol, origin=str(path))
