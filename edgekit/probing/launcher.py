@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from edgekit.device.base import Device
-from edgekit.errors import DeviceFailedError
+from edgekit.device.base import Device, checked, printable
 from edgekit.probing.golden import judge
 from edgekit.probing.run_writer import EventLog
 from edgekit.schema import codec
@@ -22,12 +22,6 @@ from edgekit.schema.stream import read_stream
 #: A launch is one load and a handful of trials. An hour is far beyond the slowest board or
 #: an emulator, and still ends a hung probe within a working day.
 LAUNCH_TIMEOUT_S = 3600.0
-
-#: Cleaning up and pushing a plan of a few kilobytes.
-SHORT_TIMEOUT_S = 60.0
-
-#: Standard error that is kept; a probe that floods it must not fill the host's disk.
-MAX_STDERR_BYTES = 256 * 1024
 
 #: Events of one launch are some kilobytes per trial; a stream beyond this is a fault, not data.
 MAX_EVENT_BYTES = 256 * 1024 * 1024
@@ -42,8 +36,7 @@ class LaunchOutcome:
 
     def stderr_text(self) -> str:
         """The probe's last messages, for people; control characters made visible."""
-        text = self.stderr[-4000:].decode("utf-8", "replace")
-        return "".join(letter if letter.isprintable() or letter == "\n" else "�" for letter in text)
+        return printable(self.stderr)
 
 
 def launch_probe(
@@ -67,40 +60,33 @@ def launch_probe(
     remote_plan = f"{work_dir}/plan.json"
     _put_plan(device, plan, work_dir, remote_plan)
     received = 0
-    flooded = False
+    flooded = threading.Event()
 
     with EventLog(folder / "events.jsonl") as log:
 
         def keep(chunk: bytes) -> None:
-            nonlocal received, flooded
+            nonlocal received
             received += len(chunk)
             if received <= MAX_EVENT_BYTES:
                 log.append(chunk)
             else:
-                flooded = True
+                flooded.set()
 
         completed = device.stream(
             [probe, "--plan", remote_plan, "--events", "-", "--copy", f"{work_dir}/events.jsonl"],
             on_stdout=keep,
             timeout=LAUNCH_TIMEOUT_S,
-            cancel=lambda: flooded,
+            cancel=flooded,
         )
-    message = "the probe flooded its output and was stopped" if flooded else None
+    message = "the probe flooded its output and was stopped" if flooded.is_set() else None
     return LaunchOutcome(
         launch=judge_launch(launch, plan, folder, exit_code=completed.exit_code, message=message),
-        stderr=completed.stderr[-MAX_STDERR_BYTES:],
+        stderr=completed.stderr,
     )
 
 
 def _put_plan(device: Device, plan: Plan, work_dir: str, remote_plan: str) -> None:
-    made = device.run(["mkdir", "-p", work_dir], timeout=SHORT_TIMEOUT_S)
-    if made.exit_code != 0:
-        raise DeviceFailedError(
-            f"make {work_dir}: exit code {made.exit_code}",
-            device=device.name,
-            detail=made.stderr.decode("utf-8", "replace"),
-            hint="is the storage full or read-only?",
-        )
+    checked(device, ["mkdir", "-p", work_dir], doing=f"make {work_dir}", hint="is the storage full or read-only?")
     with tempfile.TemporaryDirectory(prefix="edgekit-plan-") as scratch:
         local = Path(scratch) / "plan.json"
         local.write_bytes(codec.encode(plan))

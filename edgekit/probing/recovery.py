@@ -16,9 +16,9 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.device.base import Device
-from edgekit.errors import DeviceFailedError, InputError
-from edgekit.probing.launcher import MAX_EVENT_BYTES, SHORT_TIMEOUT_S, judge_launch
+from edgekit.device.base import Device, checked
+from edgekit.errors import InputError
+from edgekit.probing.launcher import MAX_EVENT_BYTES, judge_launch
 from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.schema import codec
 from edgekit.schema.bundle import Bundle
@@ -38,21 +38,14 @@ def leave_manifests(device: Device, runs_dir: str, run: Path) -> None:
         DeviceFailedError: the device is lost or full.
     """
     remote = f"{runs_dir}/{run.name}"
-    made = device.run(["mkdir", "-p", remote], timeout=SHORT_TIMEOUT_S)
-    if made.exit_code != 0:
-        raise DeviceFailedError(
-            f"make {remote}: exit code {made.exit_code}",
-            device=device.name,
-            detail=made.stderr.decode("utf-8", "replace"),
-            hint="is the storage full or read-only?",
-        )
+    checked(device, ["mkdir", "-p", remote], doing=f"make {remote}", hint="is the storage full or read-only?")
     for name in (MANIFEST, "bundle.json"):
         device.push(run / name, f"{remote}/{name}")
 
 
 def remove(device: Device, runs_dir: str, run_id: str) -> None:
     """Remove a run's copy from the device."""
-    device.run(["rm", "-rf", f"{runs_dir}/{run_id}"], timeout=SHORT_TIMEOUT_S)
+    device.run(["rm", "-rf", f"{runs_dir}/{run_id}"])
 
 
 def list_runs(device: Device, runs_dir: str) -> list[str]:
@@ -182,5 +175,5 @@ def _merge(copy: Path, local: Path, *, skip: set[str]) -> None:
 
 
 def _names(device: Device, folder: str) -> list[str]:
-    listed = device.run(["ls", "-1", folder], timeout=SHORT_TIMEOUT_S)
+    listed = device.run(["ls", "-1", folder])
     return listed.stdout.decode("utf-8", "replace").splitlines() if listed.exit_code == 0 else []

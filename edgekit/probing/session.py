@@ -12,7 +12,7 @@ import msgspec
 
 from edgekit.device import conditions
 from edgekit.device.base import Device
-from edgekit.errors import DeviceFailedError, InputError, ProbeError, UnfaithfulError
+from edgekit.errors import DeviceFailedError, DeviceUnavailableError, InputError, ProbeError, UnfaithfulError
 from edgekit.probing import recovery
 from edgekit.probing.launcher import LaunchOutcome, launch_probe
 from edgekit.probing.planning import Cell, check_protocol, launch_order, make_plan
@@ -110,26 +110,10 @@ class Session:
                 self._demand_golden(bundle, outcome)
             key = (cell.bundle, cell.threads)
             failures[key] = failures.get(key, 0) + 1 if outcome.launch.status != "done" else 0
-            if outcome.launch.status == "terminated":
-                raise ProbeError(
-                    f"measure {bundle.model} {bundle.recipe.name}: the probe was terminated by something else",
-                    device=self.device.name,
-                    hint="see what stopped it (low memory killer, another user), then run again",
-                )
-            if outcome.launch.status == "lost":
-                raise DeviceFailedError(
-                    f"measure {bundle.model} {bundle.recipe.name}: {outcome.launch.message}",
-                    device=self.device.name,
-                    hint=f"what was measured is in {writers[cell.bundle].directory}; reconnect the device and run again",
-                )
-            if failures[key] >= MAX_CONSECUTIVE_FAILURES or (outcome.launch.status == "failed" and cell.round == 0):
-                raise ProbeError(
-                    f"measure {bundle.model} {bundle.recipe.name} with {cell.threads} threads: {outcome.launch.message}",
-                    device=self.device.name,
-                    detail=outcome.stderr_text(),
-                    hint=f"the probe's events and messages are in "
-                    f"{writers[cell.bundle].directory / outcome.launch.directory}",
-                )
+            if outcome.launch.status != "done":
+                hopeless = cell.round == 0 or failures[key] >= MAX_CONSECUTIVE_FAILURES
+                if hopeless or outcome.launch.status == "terminated":
+                    raise self._probe_error(writers[cell.bundle], cell, outcome)
         self.progress(
             ProgressEvent(f"measure on {self.device.name}", done=len(order), total=len(order), unit="launches")
         )
@@ -165,11 +149,22 @@ class Session:
         except KeyboardInterrupt:
             writer.end_launch(msgspec.structs.replace(pending, status="terminated", message="interrupted"), b"")
             raise
-        except DeviceFailedError as error:
+        except (DeviceFailedError, DeviceUnavailableError) as error:
             writer.end_launch(msgspec.structs.replace(pending, message=error.message), b"")
+            error.hint = f"what was measured is in {writer.directory}; reconnect the device, `edgekit pull`, run again"
             raise
         writer.end_launch(outcome.launch, outcome.stderr)
         return outcome
+
+    def _probe_error(self, writer: RunWriter, cell: Cell, outcome: LaunchOutcome) -> ProbeError:
+        bundle = self.targets[cell.bundle].bundle
+        ended = outcome.launch.message or "something else on the device terminated the probe"
+        return ProbeError(
+            f"measure {bundle.model} {bundle.recipe.name} with {cell.threads} threads: {ended}",
+            device=self.device.name,
+            detail=outcome.stderr_text(),
+            hint=f"events and messages of the probe are in {writer.directory / outcome.launch.directory}",
+        )
 
     def _demand_golden(self, bundle: Bundle, outcome: LaunchOutcome) -> None:
         verdict = outcome.launch.golden
