@@ -171,7 +171,7 @@ class StreamDecoder:
             self._faults_left_out += 1
 
 
-def decode_stream(data: bytes, *, origin: str) -> Stream:
+def read_stream(data: bytes, *, origin: str) -> Stream:
     """Decode a whole stream.
 
     Args:
@@ -186,7 +186,7 @@ def decode_stream(data: bytes, *, origin: str) -> Stream:
     return decoder.finish()
 
 
-def read_stream(path: Path) -> Stream:
+def read_stream_file(path: Path) -> Stream:
     """Read a stream from a file.
 
     Raises:

@@ -24,7 +24,7 @@ from edgekit.schema.event import (
     TrialResult,
     TrialStart,
 )
-from edgekit.schema.stream import StreamDecoder, decode_stream, read_stream
+from edgekit.schema.stream import StreamDecoder, read_stream, read_stream_file
 
 MEMORY = MemoryUse(rss=10, anon=4, file=6, peak=12)
 EVENTS = [
@@ -71,13 +71,13 @@ def changed(event: object, **changes: object) -> dict:
 
 
 def test_an_orderly_stream_comes_back_whole() -> None:
-    assert decode_stream(text_of(*EVENTS), origin="here") == Stream(events=EVENTS, complete=True, faults=[])
+    assert read_stream(text_of(*EVENTS), origin="here") == Stream(events=EVENTS, complete=True, faults=[])
 
 
 @given(st.integers(0, len(text_of(*EVENTS))))
 def test_a_cut_stream_is_a_shorter_stream(length: int) -> None:
     cut = text_of(*EVENTS)[:length]
-    stream = decode_stream(cut, origin="here")
+    stream = read_stream(cut, origin="here")
     whole = cut.count(b"\n")
     assert stream.events[:whole] == EVENTS[:whole]
     # The line may be whole but for its newline.
@@ -97,27 +97,27 @@ def test_pieces_of_any_size_decode_alike(sizes: list[int], data: st.DataObject) 
         decoder.feed(rest[:size])
         rest = rest[size:]
     decoder.feed(rest)
-    assert decoder.finish() == decode_stream(whole, origin="here")
+    assert decoder.finish() == read_stream(whole, origin="here")
     assert seen == EVENTS
 
 
 def test_an_unknown_event_is_a_fault_and_the_rest_is_read() -> None:
     lines = text_of(EVENTS[0], {"event": "energy", "t": 2, "joule": 3}, *EVENTS[1:])
-    stream = decode_stream(lines, origin="here")
+    stream = read_stream(lines, origin="here")
     assert stream.events == EVENTS
     assert stream.complete
     assert stream.faults == ["line 2: unknown event 'energy' (a newer probe?), skipped"]
 
 
 def test_an_unknown_field_is_read_over() -> None:
-    stream = decode_stream(text_of(changed(EVENTS[0], moon="full"), *EVENTS[1:]), origin="here")
+    stream = read_stream(text_of(changed(EVENTS[0], moon="full"), *EVENTS[1:]), origin="here")
     assert stream == Stream(events=EVENTS, complete=True, faults=[])
 
 
 @pytest.mark.parametrize("hello", [changed(EVENTS[0], schema_version=2), {"event": "hello", "schema_version": 2}])
 def test_a_newer_schema_version_is_refused(hello: dict) -> None:
     with pytest.raises(UnsupportedError, match="schema version 2 is newer than 1") as caught:
-        decode_stream(text_of(hello), origin="there")
+        read_stream(text_of(hello), origin="there")
     assert "there" in str(caught.value)
     assert caught.value.hint
 
@@ -144,7 +144,7 @@ def test_a_newer_schema_version_is_refused(hello: dict) -> None:
     ],
 )
 def test_an_unusable_line_is_named_and_left_out(line: bytes, fault: str) -> None:
-    stream = decode_stream(text_of(EVENTS[0]) + line + text_of(*EVENTS[1:]), origin="here")
+    stream = read_stream(text_of(EVENTS[0]) + line + text_of(*EVENTS[1:]), origin="here")
     assert stream.events == EVENTS
     [found] = stream.faults
     assert found.startswith("line 2: ")
@@ -152,24 +152,24 @@ def test_an_unusable_line_is_named_and_left_out(line: bytes, fault: str) -> None
 
 
 def test_a_clock_that_goes_back_is_flagged() -> None:
-    stream = decode_stream(text_of(EVENTS[0], changed(EVENTS[3], t=20), *EVENTS[3:]), origin="here")
+    stream = read_stream(text_of(EVENTS[0], changed(EVENTS[3], t=20), *EVENTS[3:]), origin="here")
     assert "line 3: the clock went back by 15 ns" in stream.faults
 
 
 def test_what_repeats_or_follows_the_end_is_left_out() -> None:
-    stream = decode_stream(text_of(*EVENTS[:5], EVENTS[4], *EVENTS[5:], EVENTS[6]), origin="here")
+    stream = read_stream(text_of(*EVENTS[:5], EVENTS[4], *EVENTS[5:], EVENTS[6]), origin="here")
     assert stream.events == EVENTS
     assert stream.faults == ["line 6: trial 0 was reported before, skipped", "line 10: comes after bye, skipped"]
 
 
 def test_a_stream_without_hello_is_flagged() -> None:
-    stream = decode_stream(text_of(*EVENTS[1:]), origin="here")
+    stream = read_stream(text_of(*EVENTS[1:]), origin="here")
     assert stream.events == EVENTS[1:]
     assert stream.faults == ["line 1: the stream does not begin with hello"]
 
 
 def test_an_empty_stream_says_so() -> None:
-    assert decode_stream(b"", origin="here") == Stream(events=[], complete=False, faults=["the stream is empty"])
+    assert read_stream(b"", origin="here") == Stream(events=[], complete=False, faults=["the stream is empty"])
 
 
 def test_a_huge_line_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,23 +186,23 @@ def test_a_huge_line_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_faults_are_bounded() -> None:
-    stream = decode_stream(b"x\n" * 1000, origin="here")
+    stream = read_stream(b"x\n" * 1000, origin="here")
     assert len(stream.faults) == stream_module.MAX_FAULTS + 1
     assert stream.faults[-1] == f"and {1000 - stream_module.MAX_FAULTS} more faults"
 
 
 def test_a_missing_file_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"read events from .*nowhere"):
-        read_stream(tmp_path / "nowhere")
+        read_stream_file(tmp_path / "nowhere")
 
 
 def test_a_file_reads_like_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_module, "_READ_BYTES", 7)
     (tmp_path / "events.jsonl").write_bytes(text_of(*EVENTS))
-    assert read_stream(tmp_path / "events.jsonl").events == EVENTS
+    assert read_stream_file(tmp_path / "events.jsonl").events == EVENTS
     monkeypatch.setattr(stream_module, "MAX_STREAM_BYTES", 10)
     with pytest.raises(InputError, match="more than any stream has"):
-        read_stream(tmp_path / "events.jsonl")
+        read_stream_file(tmp_path / "events.jsonl")
 
 
 _values = st.recursive(
@@ -229,7 +229,7 @@ def _near_lines(draw: st.DrawFn) -> bytes:
 @given(st.lists(st.binary(max_size=40) | _near_lines() | st.sampled_from([text_of(e)[:-1] for e in EVENTS])))
 def test_any_bytes_end_in_a_stream_or_in_our_error(lines: list[bytes]) -> None:
     try:
-        stream = decode_stream(b"\n".join(lines), origin="here")
+        stream = read_stream(b"\n".join(lines), origin="here")
     except (InputError, UnsupportedError):
         return
     assert len(stream.events) <= sum(line.count(b"\n") + 1 for line in lines)
