@@ -103,8 +103,7 @@ def judge_launch(launch: Launch, plan: Plan, folder: Path, *, exit_code: int | N
         exit_code: the probe's exit code, None where nobody was there to see it.
         message: what went wrong outside the probe, if anything did.
     """
-    path = folder / "events.jsonl"
-    stream = read_stream(path.read_bytes(), origin=str(path))
+    stream = read_stream(folder / "events.jsonl")
     golden = next((event for event in stream.events if isinstance(event, GoldenResult)), None)
     bye = next((event for event in stream.events if isinstance(event, Bye)), None)
     status: Literal["done", "failed", "terminated"] = "failed"

@@ -15,6 +15,7 @@ from edgekit.errors import InputError
 from edgekit.schema.bundle import Bundle
 from edgekit.schema.plan import OnnxArtefact, Plan, Trial
 from edgekit.schema.protocol import Protocol
+from edgekit.schema.run import DeviceFacts
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ def trials_of(cell: Cell, protocol: Protocol) -> list[Trial]:
         tests += [("decode", tokens, depth) for tokens in protocol.generates if tokens]
     random.Random(f"{protocol.seed}/{cell.round}/{cell.threads}").shuffle(tests)
     trials = []
-    if protocol.prompts and max(protocol.prompts):
-        trials.append(Trial(id=0, kind="prefill", tokens=max(protocol.prompts), repetition=cell.round, warmup=True))
+    longest = max(protocol.prompts, default=0)
+    if longest:
+        trials.append(Trial(id=0, kind="prefill", tokens=longest, repetition=cell.round, warmup=True))
     if protocol.warmup_tokens:
         trials.append(
             Trial(id=len(trials), kind="decode", tokens=protocol.warmup_tokens, repetition=cell.round, warmup=True)
@@ -71,7 +73,13 @@ def trials_of(cell: Cell, protocol: Protocol) -> list[Trial]:
     return trials
 
 
-def check_protocol(protocol: Protocol, bundle: Bundle, *, cpus: int, threads: Sequence[int]) -> None:
+def default_threads(facts: DeviceFacts) -> list[int]:
+    """As many threads as the fastest cluster has cores: on big.LITTLE, slow cores hold the fast ones back."""
+    fastest = max(facts.clusters, key=lambda cluster: cluster.max_khz or 0, default=None)
+    return [len(fastest.cpus) if fastest and fastest.cpus else max(facts.cpus, 1)]
+
+
+def check_protocol(protocol: Protocol, bundle: Bundle, *, cpus: int) -> None:
     """Refuse what cannot be run before anything reaches the device.
 
     Raises:
@@ -87,9 +95,10 @@ def check_protocol(protocol: Protocol, bundle: Bundle, *, cpus: int, threads: Se
             f"{bundle.model} {bundle.recipe.name} has {bundle.runtime.context_length}",
             hint=f"shorten -p, -n or -d, or export again with --context {need}",
         )
-    if max(threads) > cpus:
+    threads = max(protocol.threads or [1])
+    if threads > cpus:
         raise InputError(
-            f"plan the session: {max(threads)} threads asked for, the device has {cpus} cores",
+            f"plan the session: {threads} threads asked for, the device has {cpus} cores",
             hint="lower -t: more threads than cores only measures the scheduler",
         )
 

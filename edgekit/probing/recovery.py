@@ -31,31 +31,35 @@ _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
 _LAUNCH_NAME = re.compile(r"\d{3,6}")
 
 
-def leave_manifests(device: Device, runs_dir: str, run: Path) -> None:
+def runs_dir(device: Device) -> str:
+    """The device's folder of runs."""
+    return f"{device.root}/runs"
+
+
+def leave_manifests(device: Device, run: Path) -> None:
     """Put a new run's manifests on the device.
 
     Raises:
         DeviceFailedError: the device is lost or full.
     """
-    remote = f"{runs_dir}/{run.name}"
+    remote = f"{runs_dir(device)}/{run.name}"
     checked(device, ["mkdir", "-p", remote], doing=f"make {remote}", hint="is the storage full or read-only?")
     for name in (MANIFEST, "bundle.json"):
         device.push(run / name, f"{remote}/{name}")
 
 
-def remove(device: Device, runs_dir: str, run_id: str) -> None:
+def remove(device: Device, run_id: str) -> None:
     """Remove a run's copy from the device."""
-    device.run(["rm", "-rf", f"{runs_dir}/{run_id}"])
+    device.run(["rm", "-rf", f"{runs_dir(device)}/{run_id}"])
 
 
-def list_runs(device: Device, runs_dir: str) -> list[str]:
+def list_runs(device: Device) -> list[str]:
     """Names of the runs that lie on the device."""
-    return [name for name in _names(device, runs_dir) if _RUN_NAME.fullmatch(name)]
+    return [name for name in _names(device, runs_dir(device)) if _RUN_NAME.fullmatch(name)]
 
 
 def pull_runs(
     device: Device,
-    runs_dir: str,
     out: Path,
     *,
     only: str | None = None,
@@ -68,7 +72,6 @@ def pull_runs(
 
     Args:
         device: where to look.
-        runs_dir: the device's folder of runs.
         out: the host's folder of runs.
         only: one run's name; None fetches all.
         keep: leave the runs on the device.
@@ -81,7 +84,7 @@ def pull_runs(
         InputError: no run of that name lies on the device.
         DeviceFailedError: the device was lost on the way; what is in ``out`` is whole.
     """
-    names = list_runs(device, runs_dir)
+    names = list_runs(device)
     if only is not None:
         if only not in names:
             raise InputError(
@@ -93,9 +96,9 @@ def pull_runs(
     pulled = []
     for number, name in enumerate(names):
         progress(ProgressEvent(f"pull from {device.name}", done=number, total=len(names), unit="runs", detail=name))
-        pulled.append(_pull_run(device, f"{runs_dir}/{name}", out / name))
+        pulled.append(_pull_run(device, f"{runs_dir(device)}/{name}", out / name))
         if not keep:
-            remove(device, runs_dir, name)
+            remove(device, name)
     return pulled
 
 

@@ -15,7 +15,7 @@ from edgekit.device.base import Device
 from edgekit.errors import DeviceFailedError, DeviceUnavailableError, InputError, ProbeError, UnfaithfulError
 from edgekit.probing import recovery
 from edgekit.probing.launcher import LaunchOutcome, launch_probe
-from edgekit.probing.planning import Cell, check_protocol, launch_order, make_plan
+from edgekit.probing.planning import Cell, check_protocol, default_threads, launch_order, make_plan
 from edgekit.probing.run_writer import RunWriter, now
 from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.schema import codec
@@ -30,20 +30,13 @@ MAX_CONSECUTIVE_FAILURES = 3
 
 @dataclass(frozen=True)
 class Target:
-    """A bundle that lies on the device: its manifest and where its model is there."""
+    """A bundle that lies on the device: its manifest and, as the device sees them, the paths to run it."""
 
     bundle: Bundle
     model_path: str
-
-
-@dataclass(frozen=True)
-class ProbeOnDevice:
-    """The probe and its runtime library, as the device sees them."""
-
+    #: The probe and the runtime library that execute it there.
     probe_path: str
     library_path: str
-    #: Folder on the device where running sessions keep a copy of plans and events.
-    runs_dir: str
 
 
 @dataclass
@@ -52,9 +45,10 @@ class Session:
 
     device: Device
     facts: DeviceFacts
-    probe: ProbeOnDevice
     targets: Sequence[Target]
+    #: ``threads`` must be set.
     protocol: Protocol
+    #: Folder of runs on the host.
     runs_dir: Path
     versions: dict[str, str]
     command: list[str]
@@ -72,9 +66,9 @@ class Session:
             UnfaithfulError: a golden check failed on the device (nothing of that bundle is timed).
             ProbeError, DeviceFailedError: the probe or the device kept failing. What was measured stays on disk.
         """
-        threads = self._threads()
+        threads = self.protocol.threads or default_threads(self.facts)
         for target in self.targets:
-            check_protocol(self.protocol, target.bundle, cpus=self.facts.cpus, threads=threads)
+            check_protocol(self.protocol, target.bundle, cpus=self.facts.cpus)
         before = conditions.read(self.device)
         writers = [self._open_run(target, before) for target in self.targets]
         try:
@@ -88,7 +82,7 @@ class Session:
         for writer in writers:
             writer.finish("done", after)
             if not self.leave_on_device:
-                recovery.remove(self.device, self.probe.runs_dir, writer.run.id)
+                recovery.remove(self.device, writer.run.id)
         return [writer.directory for writer in writers]
 
     def _run_all(self, writers: list[RunWriter], order: list[Cell]) -> None:
@@ -125,7 +119,7 @@ class Session:
             self.protocol,
             target.bundle,
             model_path=target.model_path,
-            library_path=self.probe.library_path,
+            library_path=target.library_path,
         )
         folder = writer.begin_launch(plan)
         pending = Launch(
@@ -140,8 +134,8 @@ class Session:
         try:
             outcome = launch_probe(
                 self.device,
-                probe=self.probe.probe_path,
-                work_dir=f"{self.probe.runs_dir}/{writer.run.id}/{pending.directory}",
+                probe=target.probe_path,
+                work_dir=f"{recovery.runs_dir(self.device)}/{writer.run.id}/{pending.directory}",
                 plan=plan,
                 folder=folder,
                 launch=pending,
@@ -176,12 +170,6 @@ class Session:
             hint="do not trust this bundle there; --allow-unfaithful measures its speed all the same",
         )
 
-    def _threads(self) -> list[int]:
-        if self.protocol.threads:
-            return self.protocol.threads
-        fastest = max(self.facts.clusters, key=lambda cluster: cluster.max_khz or 0, default=None)
-        return [len(fastest.cpus) if fastest and fastest.cpus else max(self.facts.cpus, 1)]
-
     def _open_run(self, target: Target, before: conditions.Conditions) -> RunWriter:
         bundle = target.bundle
         identity = f"{self.name}-{_slug(bundle.model)}-{bundle.runtime.name}-{_slug(bundle.recipe.name)}"
@@ -207,7 +195,7 @@ class Session:
         if directory.exists():
             raise InputError(f"begin a run: {directory} exists already", hint="choose another --out")
         writer = RunWriter(directory, run, codec.encode(bundle))
-        recovery.leave_manifests(self.device, self.probe.runs_dir, directory)
+        recovery.leave_manifests(self.device, directory)
         return writer
 
 

@@ -1,0 +1,25 @@
+"""The steps of the toolkit as functions; the command line is a thin layer over them.
+
+Use them from the package itself: ``edgekit.export(...)``, ``edgekit.probe(...)``.
+"""
+
+from edgekit.api.analysing import compare, report
+from edgekit.api.delivering import push
+from edgekit.api.exporting import export, verify
+from edgekit.api.informing import devices, doctor, models
+from edgekit.api.measuring import probe, pull
+from edgekit.api.running import run
+
+__all__ = [
+    "compare",
+    "devices",
+    "doctor",
+    "export",
+    "models",
+    "probe",
+    "pull",
+    "push",
+    "report",
+    "run",
+    "verify",
+]

@@ -1,0 +1,104 @@
+"""``edgekit.export`` and ``edgekit.verify``: the heavy half, loaded only when it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.errors import InputError, MissingToolError
+from edgekit.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from edgekit_export.pipeline import ExportOutcome
+
+    from edgekit.schema.bundle import Gate
+
+#: Runtimes that bundles can be exported for.
+RUNTIMES = ("onnxruntime",)
+
+#: Installed one after the other: an unpinned torch would pull gigabytes.
+INSTALL_COMMAND = "pip install torch==2.13.0 && pip install 'edgekit-slm[export]'"
+
+
+def export(
+    source: str,
+    *,
+    recipes: Sequence[str] = ("fp32", "w8", "w4"),
+    runtimes: Sequence[str] = ("onnxruntime",),
+    out: str | Path = "bundles",
+    context: int | None = None,
+    revision: str | None = None,
+    allow_unfaithful: bool = False,
+    force: bool = False,
+    progress: Progress = silent,
+) -> list[ExportOutcome]:
+    """Export a model to one bundle per recipe, each checked against its source.
+
+    Args:
+        source: a built-in name (``smollm2-135m``), a hub id (``org/name``), a local directory, a GGUF
+            file, or ``arch:NAME[:layers=N]`` for an architecture with random weights.
+        recipes: names of quantizations, see :func:`edgekit.schema.recipe.recipe_names`.
+        runtimes: what the bundles are for.
+        out: folder of bundles; each gets a folder ``MODEL-RUNTIME-RECIPE`` in it.
+        context: tokens that fit in the KV cache; default 2048 or what the model allows.
+        revision: revision of a hub model.
+        allow_unfaithful: keep a bundle that fails the gate; the override is recorded in it.
+        force: export again what is there already.
+        progress: told of every stage.
+
+    Returns:
+        One outcome per recipe, in the order given.
+
+    Raises:
+        InputError: the source is missing or broken, or a recipe or runtime is unknown.
+        UnsupportedError: the architecture, or every recipe asked for, cannot be served.
+        UnfaithfulError: a bundle failed the gate; it is not kept.
+        MissingToolError: the export half of edgekit is not installed.
+        HostStorageError: the disk is full.
+    """
+    unknown = [name for name in runtimes if name not in RUNTIMES]
+    if unknown:
+        raise InputError(f"no runtime is called {unknown[0]!r}", hint=f"runtimes: {', '.join(RUNTIMES)}")
+    return list(
+        _pipeline().export_onnx(
+            source,
+            list(recipes),
+            out_dir=Path(out),
+            context_length=context,
+            revision=revision,
+            allow_unfaithful=allow_unfaithful,
+            force=force,
+            progress=progress,
+        )
+    )
+
+
+def verify(bundle: str | Path, *, source: str | None = None, progress: Progress = silent) -> Gate:
+    """Check a bundle again: every file's hash, the golden record on this machine, and the gate.
+
+    Args:
+        bundle: the bundle's folder.
+        source: where the unquantized model is; default: what the bundle names. Where it cannot be reached the
+            gate's recorded verdict stands.
+        progress: told of every stage.
+
+    Returns:
+        The gate's verdict.
+
+    Raises:
+        InputError: a file is missing, cut short or edited.
+        UnfaithfulError: the bundle does not compute what it should.
+        MissingToolError: the export half of edgekit is not installed.
+    """
+    gate: Gate = _pipeline().verify(Path(bundle), source=source, progress=progress)
+    return gate
+
+
+def _pipeline() -> Any:
+    missing = [name for name in ("torch", "transformers", "onnx", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise MissingToolError(f"export: {', '.join(missing)} not installed", hint=INSTALL_COMMAND)
+    return import_module("edgekit_export.pipeline")

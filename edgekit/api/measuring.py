@@ -1,0 +1,162 @@
+"""``edgekit.probe`` and ``edgekit.pull``: measurements on a device, and runs that were left there."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgekit.progress import Progress, silent
+from edgekit.schema.protocol import Protocol, load_protocol
+
+
+def chosen_protocol(name: str, changes: dict[str, Any]) -> Protocol:
+    """The named protocol with every change that is not None; ``repetitions`` etc. as in :class:`Protocol`.
+
+    Raises:
+        InputError: no such protocol.
+    """
+    return msgspec.structs.replace(
+        load_protocol(name), **{key: value for key, value in changes.items() if value is not None}
+    )
+
+
+def probe(
+    bundles: Sequence[str | Path],
+    *,
+    device: str | None = None,
+    protocol: str = "default",
+    prompts: Sequence[int] | None = None,
+    generates: Sequence[int] | None = None,
+    depths: Sequence[int] | None = None,
+    repetitions: int | None = None,
+    threads: Sequence[int] | None = None,
+    affinity: Sequence[int] | None = None,
+    seed: int | None = None,
+    out: str | Path = "runs",
+    allow_unfaithful: bool = False,
+    leave_on_device: bool = False,
+    progress: Progress = silent,
+) -> list[Path]:
+    """Measure bundles in turn with each other on one device.
+
+    Whatever is missing on the device (bundle, runtime library, probe) is put there first.
+    Before anything is timed the device must pass each bundle's golden check.
+
+    Args:
+        bundles: folders of bundles.
+        device: ``local`` (default), ``adb``, ``adb:SERIAL`` or ``adb:HOST:PORT``.
+        protocol: named procedure that gives the defaults of what follows.
+        prompts: prompt lengths to prefill, tokens.
+        generates: numbers of tokens to decode.
+        depths: tokens already in the cache.
+        repetitions: samples of each test.
+        threads: thread counts.
+        affinity: CPUs to run on.
+        seed: seed of prompts and of the order.
+        out: folder of runs.
+        allow_unfaithful: measure bundles that failed the gate or the golden check, too.
+        leave_on_device: keep a copy of the run on the device, for :func:`pull`.
+        progress: told of every launch.
+
+    Returns:
+        One run directory per bundle.
+
+    Raises:
+        InputError: a bundle is broken, or the protocol cannot be run with it.
+        UnfaithfulError: the device computes something else than the host.
+        UnsupportedError: no probe or runtime for the device's ABI.
+        MissingToolError: no compiler for the device's ABI.
+        DeviceUnavailableError, DeviceFailedError, ProbeError: see :mod:`edgekit.errors`.
+    """
+    from edgekit import __version__
+    from edgekit.deploy.install import install_probe, prepare_probe
+    from edgekit.deploy.push import push_bundle
+    from edgekit.device import facts
+    from edgekit.device.discover import resolve
+    from edgekit.probing.planning import check_protocol, default_threads
+    from edgekit.probing.session import Session, Target
+    from edgekit.schema.integrity import check_bundle
+
+    folders = [Path(bundle) for bundle in bundles]
+    manifests = [check_bundle(folder) for folder in folders]
+    measured = chosen_protocol(
+        protocol,
+        {
+            "prompts": _as_list(prompts),
+            "generates": _as_list(generates),
+            "depths": _as_list(depths),
+            "repetitions": repetitions,
+            "threads": _as_list(threads),
+            "affinity": _as_list(affinity),
+            "seed": seed,
+        },
+    )
+    target = resolve(device)
+    known = facts.gather(target)
+    measured = msgspec.structs.replace(measured, threads=measured.threads or default_threads(known))
+    for manifest in manifests:
+        check_protocol(measured, manifest, cpus=known.cpus)
+    kits = [prepare_probe(manifest.runtime, known.abi, progress=progress) for manifest in manifests]
+    pushed = [push_bundle(target, folder, allow_unfaithful=allow_unfaithful, progress=progress) for folder in folders]
+    installed = [install_probe(target, kit, progress=progress) for kit in kits]
+    session = Session(
+        device=target,
+        facts=known,
+        targets=[
+            Target(
+                bundle=manifest,
+                model_path=place.model_path,
+                probe_path=kit.probe_path,
+                library_path=kit.library_path,
+            )
+            for manifest, place, kit in zip(manifests, pushed, installed, strict=True)
+        ],
+        protocol=measured,
+        runs_dir=Path(out),
+        versions={"edgekit": __version__, "python": platform.python_version(), "host": platform.platform()},
+        command=sys.argv,
+        allow_unfaithful=allow_unfaithful,
+        leave_on_device=leave_on_device,
+        progress=progress,
+    )
+    return session.measure()
+
+
+def pull(
+    *,
+    device: str | None = None,
+    run: str | None = None,
+    out: str | Path = "runs",
+    keep: bool = False,
+    progress: Progress = silent,
+) -> list[Path]:
+    """Fetch runs that a lost connection, a killed host or ``leave_on_device`` left on a device.
+
+    Args:
+        device: ``local`` (default), ``adb``, ``adb:SERIAL`` or ``adb:HOST:PORT``.
+        run: one run's name; default: all.
+        out: folder of runs; a run that is there already gets the launches it lacks.
+        keep: leave the runs on the device.
+        progress: told of every run.
+
+    Returns:
+        The run directories.
+
+    Raises:
+        InputError: no such run on the device, or what it holds is no run.
+        DeviceUnavailableError, DeviceFailedError: no such device, or it failed on the way.
+    """
+    from edgekit.device.discover import resolve
+    from edgekit.probing.recovery import pull_runs
+
+    target = resolve(device)
+    return pull_runs(target, Path(out), only=run, keep=keep, progress=progress)
+
+
+def _as_list(values: Sequence[int] | None) -> list[int] | None:
+    return None if values is None else list(values)

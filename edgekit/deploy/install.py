@@ -1,0 +1,54 @@
+"""Putting the probe and a runtime's library on a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit.deploy.probe_build import ensure_probe
+from edgekit.deploy.push import push_files
+from edgekit.deploy.runtime_library import ensure_runtime
+from edgekit.device.base import Device
+from edgekit.progress import Progress, silent
+from edgekit.schema.bundle import Runtime
+
+PROBE_NAME = "edgekit-probe"
+
+
+@dataclass(frozen=True)
+class ProbeKit:
+    """What a device of one ABI needs to execute a bundle, as files on the host."""
+
+    probe: Path
+    library: Path
+
+
+@dataclass(frozen=True)
+class InstalledProbe:
+    """Where the probe and the runtime library lie on a device."""
+
+    probe_path: str
+    library_path: str
+
+
+def prepare_probe(runtime: Runtime, abi: str, *, progress: Progress = silent) -> ProbeKit:
+    """Build the probe and fetch the runtime library for an ABI, or find them in the cache.
+
+    Raises:
+        UnsupportedError: nothing can be built or fetched for that ABI.
+        MissingToolError: no compiler for it on this host.
+    """
+    return ProbeKit(
+        probe=ensure_probe(abi, progress=progress),
+        library=ensure_runtime(runtime.name, runtime.version, abi, progress=progress),
+    )
+
+
+def install_probe(device: Device, kit: ProbeKit, *, progress: Progress = silent) -> InstalledProbe:
+    """Put a kit on a device; what lies there already is not sent again.
+
+    Raises:
+        DeviceFailedError: the device was lost or is full.
+    """
+    placed = push_files(device, {PROBE_NAME: kit.probe, kit.library.name: kit.library}, progress=progress)
+    return InstalledProbe(probe_path=placed[PROBE_NAME], library_path=placed[kit.library.name])
