@@ -1,0 +1,55 @@
+# Two commands are all that is needed on a fresh Debian 12 machine with Python 3.11:
+#   make demo    environment, a real small model, export, probe on this machine, comparison and report
+#   make test    environment and every test, the board with a real adbd included (as root)
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+NAME ?= onnx-vs-llamacpp
+
+.PHONY: help demo test slow lint bench readme clean
+
+help:
+	@sed -n 's/^#   //p; s/^\([a-z]*\):.*## /\1: /p' Makefile
+
+# pip is upgraded first: older ones know no dependency groups. torch goes in alone and pinned:
+# an unpinned one pulls gigabytes.
+$(VENV)/.export: pyproject.toml
+	tools/system_packages demo
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable '.[export]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.export
+	tools/system_packages test
+	$(BIN)/python -m pip install --quiet --group dev
+	touch $@
+
+demo: $(VENV)/.export ## export SmolLM2-135M, probe it on this machine, write demo/report.html
+	$(BIN)/edgekit run smollm2-135m --runtime onnxruntime --quant fp32,w8,w4 -p 128 -n 64 -r 5 \
+	  --bundles $(DEMO)/bundles --out $(DEMO)/runs --report $(DEMO)/report.html
+	@echo "The report is $(DEMO)/report.html"
+
+test: $(VENV)/.dev lint ## every test
+	tests/board/prepare.sh
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(VENV)/.dev ## big exports; needs time and memory
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev ## formatting, style, types, direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.export ## measure beside a peer: make bench NAME=onnx-vs-llamacpp
+	$(BIN)/python -m benchmarks.$(subst -,_,$(NAME))
+
+readme: $(VENV)/.export ## regenerate the README's table of benchmarks from benchmarks/results
+	$(BIN)/python -m benchmarks.readme
+
+clean: ## remove the environment and what the demo made
+	rm -rf $(VENV) $(DEMO) build dist
