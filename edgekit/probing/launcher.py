@@ -17,7 +17,7 @@ from edgekit.schema import codec
 from edgekit.schema.event import Bye, GoldenResult, ProbeFault
 from edgekit.schema.plan import Plan
 from edgekit.schema.run import Launch
-from edgekit.schema.stream import read_stream
+from edgekit.schema.stream import read_stream_file
 
 #: A launch is one load and a handful of trials. An hour is far beyond the slowest board or
 #: an emulator, and still ends a hung probe within a working day.
@@ -103,7 +103,7 @@ def judge_launch(launch: Launch, plan: Plan, folder: Path, *, exit_code: int | N
         exit_code: the probe's exit code, None where nobody was there to see it.
         message: what went wrong outside the probe, if anything did.
     """
-    stream = read_stream(folder / "events.jsonl")
+    stream = read_stream_file(folder / "events.jsonl")
     golden = next((event for event in stream.events if isinstance(event, GoldenResult)), None)
     bye = next((event for event in stream.events if isinstance(event, Bye)), None)
     status: Literal["done", "failed", "terminated"] = "failed"

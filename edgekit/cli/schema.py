@@ -1,0 +1,21 @@
+"""``edgekit schema``."""
+
+from __future__ import annotations
+
+import click
+
+NAMES = ("bundle", "plan", "event", "run", "recipe", "protocol")
+
+
+@click.command("schema")
+@click.argument("document", type=click.Choice(NAMES))
+def command(document: str) -> None:
+    """Print the JSON Schema of DOCUMENT.
+
+    \b
+    Example:
+      edgekit schema bundle
+    """
+    from edgekit.schema.export import json_schema
+
+    click.echo(json_schema(document), nl=False)
