@@ -155,7 +155,10 @@ def measure_options(function: CallableT) -> CallableT:
         click.option("-d", "--n-depth", "depths", type=IntegerList(0), help="Tokens already in the cache."),
         click.option("-r", "--repetitions", type=click.IntRange(min=1), help="Samples of each test."),
         click.option(
-            "-t", "--threads", type=IntegerList(1), help="Thread counts [default: the cores of the fastest cluster]."
+            "-t",
+            "--threads",
+            type=IntegerList(1),
+            help="Thread counts [default: the cores outside the slowest cluster].",
         ),
         click.option("--affinity", type=IntegerList(0), help="CPUs to run on [default: left to the scheduler]."),
         click.option("--seed", type=int, help="Seed of prompts and of the order of trials."),

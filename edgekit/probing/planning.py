@@ -74,9 +74,13 @@ def trials_of(cell: Cell, protocol: Protocol) -> list[Trial]:
 
 
 def default_threads(facts: DeviceFacts) -> list[int]:
-    """As many threads as the fastest cluster has cores: on big.LITTLE, slow cores hold the fast ones back."""
-    fastest = max(facts.clusters, key=lambda cluster: cluster.max_khz or 0, default=None)
-    return [len(fastest.cpus) if fastest and fastest.cpus else max(facts.cpus, 1)]
+    """As many threads as there are cores outside the slowest cluster.
+
+    On big.LITTLE the little cores hold the big ones back: every operator waits for its slowest thread.
+    """
+    slowest = min((cluster.max_khz or 0 for cluster in facts.clusters), default=0)
+    fast = [cpu for cluster in facts.clusters if (cluster.max_khz or 0) > slowest for cpu in cluster.cpus]
+    return [len(fast) or max(facts.cpus, 1)]
 
 
 def check_protocol(protocol: Protocol, bundle: Bundle, *, cpus: int) -> None:

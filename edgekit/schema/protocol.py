@@ -31,7 +31,7 @@ class Protocol(Document, frozen=True, kw_only=True):
     depths: list[int]
     #: Samples of each test. Each comes from a launch of its own, in turn with all that it is compared with.
     repetitions: int
-    #: None: as many threads as the device's fastest cluster has cores.
+    #: None: as many threads as the device has cores outside its slowest cluster.
     threads: list[int] | None = None
     #: CPUs the probe may use; None leaves placement to the scheduler.
     affinity: list[int] | None = None

@@ -1,0 +1,95 @@
+"""Launches are interleaved, balanced, seeded, and refused where they cannot run."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+import pytest
+
+from edgekit.errors import InputError
+from edgekit.probing.planning import default_threads, launch_order, trials_of
+from edgekit.schema.protocol import Protocol, load_protocol, protocol_names
+from edgekit.schema.run import CpuCluster, DeviceFacts
+
+
+def protocol(**changes: object) -> Protocol:
+    return msgspec.structs.replace(load_protocol("default"), **changes)
+
+
+def test_every_round_has_each_combination_once() -> None:
+    order = launch_order(3, [1, 2], protocol(repetitions=5))
+    checks = [cell for cell in order if cell.check]
+    assert [cell.bundle for cell in checks] == [0, 1, 2]
+    assert order[:3] == checks
+    for number in range(5):
+        cells = [(cell.bundle, cell.threads) for cell in order[3:] if cell.round == number]
+        assert Counter(cells) == Counter({(bundle, threads): 1 for bundle in range(3) for threads in (1, 2)})
+
+
+def test_rounds_follow_each_other_and_differ_in_order() -> None:
+    order = [cell for cell in launch_order(3, [1, 2], protocol(repetitions=8)) if not cell.check]
+    assert [cell.round for cell in order] == sorted(cell.round for cell in order)
+    rounds = {tuple((c.bundle, c.threads) for c in order if c.round == number) for number in range(8)}
+    assert len(rounds) > 1
+
+
+def test_the_order_depends_on_the_seed_alone() -> None:
+    assert launch_order(3, [1, 2], protocol(seed=1)) == launch_order(3, [1, 2], protocol(seed=1))
+    assert launch_order(3, [1, 2], protocol(seed=1)) != launch_order(3, [1, 2], protocol(seed=2))
+
+
+def test_a_launch_warms_up_then_measures_each_test_once() -> None:
+    measured = protocol(prompts=[16, 64], generates=[8], depths=[0, 32])
+    cell = launch_order(1, [2], measured)[1]
+    trials = trials_of(cell, measured)
+    assert [trial.id for trial in trials] == list(range(len(trials)))
+    assert [trial.warmup for trial in trials[:2]] == [True, True]
+    counted = Counter((trial.kind, trial.tokens, trial.depth) for trial in trials if not trial.warmup)
+    assert counted == Counter(
+        {
+            (kind, tokens, depth): 1
+            for kind, tokens in (("prefill", 16), ("prefill", 64), ("decode", 8))
+            for depth in (0, 32)
+        }
+    )
+
+
+def test_only_prefill_or_only_decode() -> None:
+    for changes, kind in (({"generates": [0]}, "prefill"), ({"prompts": [0]}, "decode")):
+        measured = protocol(**changes)
+        kinds = {trial.kind for trial in trials_of(launch_order(1, [1], measured)[1], measured) if not trial.warmup}
+        assert kinds == {kind}
+
+
+def test_shipped_protocols_load() -> None:
+    assert "default" in protocol_names()
+    for name in protocol_names():
+        assert load_protocol(name).name == name
+
+
+def test_an_unknown_protocol_lists_the_known(tmp_path: object) -> None:
+    with pytest.raises(InputError, match="no protocol") as caught:
+        load_protocol("fast")
+    assert "default" in str(caught.value)
+
+
+def test_default_threads_leave_the_little_cores_out() -> None:
+    facts = DeviceFacts(
+        name="adb:x",
+        transport="adb",
+        abi="android-arm64-v8a",
+        os="Android 15",
+        kernel=None,
+        cpus=8,
+        clusters=[
+            CpuCluster(cpus=[0, 1, 2], max_khz=2_000_000),
+            CpuCluster(cpus=[3, 4, 5, 6], max_khz=2_800_000),
+            CpuCluster(cpus=[7], max_khz=3_300_000),
+        ],
+        cpu_model=None,
+        memory_bytes=None,
+        free_bytes=None,
+    )
+    assert default_threads(facts) == [5]
+    assert default_threads(msgspec.structs.replace(facts, clusters=[])) == [8]

@@ -1,0 +1,83 @@
+"""Write the parts of docs/ that are made from the code: the CLI reference, exit codes, JSON Schemas.
+
+usage: python tools/generate_docs.py [--check]
+With --check nothing is written and the exit code is 1 where a file is out of date.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from edgekit import errors
+from edgekit.cli.main import COMMANDS, cli
+from edgekit.schema.export import DOCUMENTS, json_schema
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+def cli_reference() -> str:
+    """docs/cli.md: the help of every command, as the command prints it."""
+    parts = ["# Command line\n\nMade from the commands' own help by `make docs`.\n"]
+    context = click.Context(cli, info_name="edgekit", max_content_width=100, terminal_width=100)
+    parts.append(f"```text\n{cli.get_help(context).rstrip()}\n```\n")
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        if command is None:
+            raise SystemExit(f"no command {name}")
+        inner = click.Context(command, info_name=name, parent=context, max_content_width=100, terminal_width=100)
+        parts.append(f"## edgekit {name}\n\n```text\n{command.get_help(inner).rstrip()}\n```\n")
+    return "\n".join(parts)
+
+
+def exit_codes() -> str:
+    """docs/errors.md: every exit code and what it means."""
+    rows = [
+        (0, "", "success"),
+        (1, "", errors.EdgekitError.meaning),
+        (2, "", "wrong usage of the command line: an unknown command, option or value"),
+    ]
+    kinds = sorted(errors.EdgekitError.__subclasses__(), key=lambda kind: kind.exit_code)
+    rows += [(kind.exit_code, f"`{kind.__name__}`", kind.meaning) for kind in kinds]
+    rows.append((errors.EXIT_INTERRUPTED, "", "interrupted (Ctrl-C); what was finished is kept"))
+    lines = [
+        "# Exit codes",
+        "",
+        "Made from `edgekit/errors.py` by `make docs`. In Python the same failures are exceptions of `edgekit.errors`.",
+        "A message says what was attempted, on which device, what came back, and after `Next:` what to do.",
+        "",
+        "| code | exception | meaning |",
+        "|---:|---|---|",
+        *(f"| {code} | {kind} | {meaning} |" for code, kind, meaning in rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def generated() -> dict[Path, str]:
+    """Every generated file and its text."""
+    files = {DOCS / "cli.md": cli_reference(), DOCS / "errors.md": exit_codes()}
+    for name in DOCUMENTS:
+        files[DOCS / "schema" / f"{name}.schema.json"] = json_schema(name).decode()
+    return files
+
+
+def main() -> int:
+    """Write or check."""
+    check = "--check" in sys.argv[1:]
+    stale = []
+    for path, text in generated().items():
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(path)
+        if not check:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    for path in stale:
+        print(f"{'out of date' if check else 'written'}: {path.relative_to(DOCS.parent)}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
