@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from edgekit.deploy.doctor import Finding
     from edgekit.device.discover import DeviceRecord
-    from edgekit.schema.model import ModelProfile
+    from edgekit.schema.model_profile import ModelProfile
 
 
 def devices() -> list[DeviceRecord]:
@@ -22,7 +22,7 @@ def devices() -> list[DeviceRecord]:
 
 def models() -> list[ModelProfile]:
     """Models and architectures that edgekit knows by name, sorted by name."""
-    from edgekit.schema.model import load_model_profile, model_names
+    from edgekit.schema.model_profile import load_model_profile, model_names
 
     return [load_model_profile(name) for name in model_names()]
 

@@ -8,13 +8,14 @@ import click
 
 from edgekit.cli.options import output_option
 from edgekit.cli.tables import print_comparison
+from edgekit.reporting.tables import Format
 
 
 @click.command("compare")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--baseline", help="Run that ratios refer to: its id or its recipe [default: the first].")
 @output_option
-def command(runs: tuple[Path, ...], baseline: str | None, output: str) -> None:
+def command(runs: tuple[Path, ...], baseline: str | None, output: Format) -> None:
     """Compare RUNS: medians with intervals, quality, size, memory, and ratios with a verdict.
 
     \b

@@ -10,6 +10,7 @@ import click
 from edgekit.cli.options import out_option, output_option, source_options
 from edgekit.cli.progress import shown
 from edgekit.cli.tables import print_exports
+from edgekit.reporting.tables import Format
 
 
 @click.command("export")
@@ -18,7 +19,7 @@ from edgekit.cli.tables import print_exports
 @click.option("--force", is_flag=True, help="Export again what is there already.")
 @out_option("bundles", "bundles")
 @output_option
-def command(source: str, out: Path, output: str, **options: Any) -> None:
+def command(source: str, out: Path, output: Format, **options: Any) -> None:
     """Export SOURCE to one bundle per recipe, each proven faithful before it may be pushed.
 
     SOURCE is a built-in name (smollm2-135m), a hub id (org/name, with --revision), a local

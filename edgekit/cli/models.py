@@ -6,11 +6,12 @@ import click
 
 from edgekit.cli.options import output_option
 from edgekit.cli.tables import print_models
+from edgekit.reporting.tables import Format
 
 
 @click.command("models")
 @output_option
-def command(output: str) -> None:
+def command(output: Format) -> None:
     """List the models and architectures that edgekit knows by name.
 
     \b

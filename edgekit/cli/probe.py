@@ -10,6 +10,7 @@ import click
 from edgekit.cli.options import device_option, measure_options, out_option, output_option
 from edgekit.cli.progress import shown
 from edgekit.cli.tables import print_comparison
+from edgekit.reporting.tables import Format
 
 
 @click.command("probe")
@@ -20,7 +21,7 @@ from edgekit.cli.tables import print_comparison
 @click.option("--leave-on-device", is_flag=True, help="Keep a copy of the runs on the device, for `edgekit pull`.")
 @out_option("runs", "runs")
 @output_option
-def command(bundles: tuple[Path, ...], out: Path, output: str, **options: Any) -> None:
+def command(bundles: tuple[Path, ...], out: Path, output: Format, **options: Any) -> None:
     """Measure BUNDLES in turn with each other on one device.
 
     Whatever is missing there (bundle, runtime library, probe) is put there first. Before

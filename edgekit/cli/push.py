@@ -9,6 +9,7 @@ import click
 from edgekit.cli.options import device_option, output_option
 from edgekit.cli.progress import shown
 from edgekit.cli.tables import print_pushes
+from edgekit.reporting.tables import Format
 
 
 @click.command("push")
@@ -16,7 +17,7 @@ from edgekit.cli.tables import print_pushes
 @device_option
 @click.option("--allow-unfaithful", is_flag=True, help="Push bundles that failed the gate, too.")
 @output_option
-def command(bundles: tuple[Path, ...], device: str | None, allow_unfaithful: bool, output: str) -> None:
+def command(bundles: tuple[Path, ...], device: str | None, allow_unfaithful: bool, output: Format) -> None:
     """Put BUNDLES into a device's store; what lies there already is not sent again.
 
     \b

@@ -6,11 +6,12 @@ import click
 
 from edgekit.cli.options import output_option
 from edgekit.cli.tables import print_recipes
+from edgekit.reporting.tables import Format
 
 
 @click.command("recipes")
 @output_option
-def command(output: str) -> None:
+def command(output: Format) -> None:
     """List the quantization recipes, and what each runtime makes of them.
 
     \b

@@ -10,6 +10,7 @@ import click
 from edgekit.cli.options import device_option, measure_options, out_option, output_option, source_options
 from edgekit.cli.progress import shown
 from edgekit.cli.tables import print_comparison
+from edgekit.reporting.tables import Format
 
 
 @click.command("run")
@@ -27,7 +28,7 @@ from edgekit.cli.tables import print_comparison
 @out_option("runs", "runs")
 @click.option("--report", "report_to", type=click.Path(path_type=Path, dir_okay=False), help="HTML report to write.")
 @output_option
-def command(source: str, output: str, **options: Any) -> None:
+def command(source: str, output: Format, **options: Any) -> None:
     """Export SOURCE, push the bundles, measure them in turn and compare them.
 
     What was exported or pushed before is not done again: an interrupted run goes on where

@@ -9,13 +9,14 @@ import click
 from edgekit.cli.options import output_option
 from edgekit.cli.progress import shown
 from edgekit.cli.tables import print_gate
+from edgekit.reporting.tables import Format
 
 
 @click.command("verify")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--source", help="The unquantized model [default: what the bundle names, where it can be reached].")
 @output_option
-def command(bundle: Path, source: str | None, output: str) -> None:
+def command(bundle: Path, source: str | None, output: Format) -> None:
     """Check BUNDLE again: every file's hash, the golden record on this machine, and the gate.
 
     \b

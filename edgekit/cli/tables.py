@@ -1,0 +1,206 @@
+"""Results on standard output: drawn in a terminal, otherwise in the format that was asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from edgekit.reporting import formats
+from edgekit.reporting.tables import Column, Format, Table, column, print_table, render
+
+if TYPE_CHECKING:
+    from edgekit_export.pipeline import ExportOutcome
+
+    from edgekit.analysis.comparison import Comparison
+    from edgekit.deploy.doctor import Finding
+    from edgekit.deploy.push import PushedBundle
+    from edgekit.device.discover import DeviceRecord
+    from edgekit.schema.bundle import Gate
+    from edgekit.schema.model_profile import ModelProfile
+    from edgekit.schema.recipe import RecipeProfile
+
+
+def _show(table: Table, output: Format) -> None:
+    if _drawn(output):
+        from rich.console import Console
+
+        print_table(table, Console())
+    else:
+        click.echo(render(table, output), nl=False)
+
+
+def _drawn(output: Format) -> bool:
+    """Markdown is the default; in a terminal the same table is drawn."""
+    return output == "md" and sys.stdout.isatty()
+
+
+def print_comparison(comparison: Comparison, output: Format) -> None:
+    """A comparison of runs."""
+    from edgekit.reporting.comparison import print_comparison as draw
+    from edgekit.reporting.comparison import render_comparison
+
+    if _drawn(output):
+        from rich.console import Console
+
+        draw(comparison, Console())
+    else:
+        click.echo(render_comparison(comparison, output), nl=False)
+
+
+def print_exports(outcomes: Sequence[ExportOutcome], output: Format) -> None:
+    """What an export made, recipe by recipe."""
+    records = []
+    for outcome in outcomes:
+        bundle = outcome.bundle
+        figures = bundle.gate.figures if bundle else None
+        records.append(
+            {
+                "recipe": outcome.recipe,
+                "bundle": str(outcome.directory) if outcome.directory else None,
+                "size_bytes": bundle.size_bytes if bundle else None,
+                "bits_per_weight": bundle.recipe.bits_per_weight if bundle else None,
+                "kl_mean": figures.kl_mean if figures else None,
+                "same_top": figures.same_top if figures else None,
+                "perplexity": figures.perplexity if figures else None,
+                "perplexity_reference": figures.perplexity_reference if figures else None,
+                "faithful": bundle.gate.passed if bundle else None,
+                "reused": outcome.reused,
+                "refusal": outcome.refusal,
+            }
+        )
+    columns = [
+        column("recipe", "recipe"),
+        column("size_bytes", "size", formats.size, right=True),
+        column("bits_per_weight", "bits/weight", formats.number, right=True),
+        column("kl_mean", "KL mean", lambda value: formats.number(value, 2), right=True),
+        column("same_top", "same top", formats.percent, right=True),
+        column("perplexity", "perplexity", formats.number, right=True),
+        Column("gate", lambda record: _gate_word(record["faithful"], record["refusal"])),
+        Column(
+            "bundle", lambda record: formats.plain_text(record["bundle"]) + (" (again)" if record["reused"] else "")
+        ),
+    ]
+    _show(Table(records, list(records[0]) if records else [], columns), output)
+
+
+def _gate_word(faithful: bool | None, refusal: str | None) -> str:
+    if faithful is None:
+        return f"refused: {formats.plain_text(refusal)}"
+    return "passed" if faithful else "FAILED, allowed"
+
+
+def print_gate(gate: Gate, output: Format) -> None:
+    """The gate's checks."""
+    records = [
+        {
+            "check": check.name,
+            "passed": check.passed,
+            "found": check.found,
+            "limit": check.limit,
+            "cause": check.cause,
+        }
+        for check in gate.checks
+    ]
+    columns = [
+        column("check", "check"),
+        column("passed", "", lambda value: "passed" if value else "FAILED"),
+        column("found", "found", right=True),
+        column("limit", "limit", right=True),
+        column("cause", "cause"),
+    ]
+    notes = [f"Compared with {gate.reference} on {gate.text}."]
+    _show(Table(records, ["check", "passed", "found", "limit", "cause"], columns, notes), output)
+
+
+def print_devices(devices: Sequence[DeviceRecord], output: Format) -> None:
+    """Devices and their states."""
+    keys = ["name", "state", "model", "abi", "os", "advice"]
+    records = [{key: getattr(device, key) for key in keys} for device in devices]
+    columns = [column(key, "device" if key == "name" else key) for key in keys[:-1]]
+    columns.append(column("advice", "what to do", lambda value: formats.plain_text(value) if value else ""))
+    _show(Table(records, keys, columns), output)
+
+
+def print_pushes(pushed: Sequence[PushedBundle], output: Format) -> None:
+    """What a push sent and what lay there already."""
+    records = [
+        {
+            "model": item.bundle.model,
+            "recipe": item.bundle.recipe.name,
+            "sent_bytes": item.bytes_sent,
+            "reused_bytes": item.bytes_reused,
+            "directory": item.directory,
+        }
+        for item in pushed
+    ]
+    columns = [
+        Column("bundle", lambda record: formats.plain_text(f"{record['model']} {record['recipe']}")),
+        column("sent_bytes", "sent", formats.size, right=True),
+        column("reused_bytes", "there already", formats.size, right=True),
+        column("directory", "on the device"),
+    ]
+    _show(Table(records, ["model", "recipe", "sent_bytes", "reused_bytes", "directory"], columns), output)
+
+
+#: Column title and the name of the field in a transformers configuration.
+_MODEL_FIELDS = {
+    "family": "model_type",
+    "layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "ffn": "intermediate_size",
+    "vocab": "vocab_size",
+    "max_position": "max_position_embeddings",
+}
+
+
+def print_models(models: Sequence[ModelProfile], output: Format) -> None:
+    """Known models with their shapes."""
+    keys = ["name", *_MODEL_FIELDS, "weights", "hub"]
+    records = [
+        {"name": model.name}
+        | {title: model.config.get(field) for title, field in _MODEL_FIELDS.items()}
+        | {"weights": model.weights.package if model.weights else None, "hub": model.hub}
+        for model in models
+    ]
+    columns = [column(key, key.replace("_", " "), right=key in list(_MODEL_FIELDS)[1:]) for key in keys]
+    _show(Table(records, keys, columns), output)
+
+
+def print_recipes(recipes: Sequence[RecipeProfile], output: Format) -> None:
+    """Recipes, and what each runtime makes of them."""
+    records = [
+        {
+            "name": recipe.name,
+            "title": recipe.title,
+            "runtimes": sorted(name for name, options in recipe.runtimes.items() if "refused" not in options),
+            "refused": {name: options["refused"] for name, options in recipe.runtimes.items() if "refused" in options},
+            "description": recipe.description.strip(),
+        }
+        for recipe in recipes
+    ]
+    columns = [
+        column("name", "recipe"),
+        column("title", "what it is"),
+        Column("runtimes", lambda record: ", ".join(record["runtimes"]) or formats.MISSING),
+        Column("refused", lambda record: "; ".join(f"{name}: {why}" for name, why in record["refused"].items())),
+    ]
+    _show(Table(records, ["name", "title", "runtimes", "refused", "description"], columns), output)
+
+
+def print_findings(findings: Sequence[Finding], output: Format) -> None:
+    """What the doctor found."""
+    keys = ["name", "ok", "found", "needed_for", "install_command"]
+    records = [{key: getattr(finding, key) for key in keys} for finding in findings]
+    columns = [
+        column("name", "what"),
+        column("ok", "", lambda value: "ok" if value else "missing"),
+        column("found", "found"),
+        column("needed_for", "needed for"),
+        column("install_command", "install", lambda value: formats.plain_text(value) if value else ""),
+    ]
+    _show(Table(records, keys, columns), output)
