@@ -1,0 +1,46 @@
+// What the trial loop needs of a runtime. One implementation per runtime; the loop, the golden check and the
+// events know none of them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "plan.h"
+
+namespace edgekit {
+
+class Engine {
+ public:
+  virtual ~Engine() = default;
+
+  virtual std::string version() const = 0;
+
+  // Opens the artefact and makes everything that runs need; `positions` is how far the cache will be filled.
+  // Called again after unload(). Throws Fault.
+  virtual void load(const Artefact& artefact, int threads, std::int64_t positions) = 0;
+  virtual void unload() = 0;
+
+  // Empties the cache.
+  virtual void reset() = 0;
+
+  // Makes what a prefill of `count` tokens needs and returns where they are to be written, so that prefill()
+  // itself allocates nothing.
+  virtual std::int64_t* prepare_prefill(std::int64_t count) = 0;
+  // One forward pass over the prepared tokens, appended to the cache.
+  virtual void prefill() = 0;
+
+  // One forward pass over one token, appended to the cache. Allocates nothing of its own.
+  virtual void step(std::int64_t token) = 0;
+
+  // Logits of the last position of the last pass, one per vocabulary entry.
+  virtual float logit(std::int64_t id) const = 0;
+
+  // Makes a pass under way fail soon. Called from another thread.
+  virtual void cancel() = 0;
+};
+
+// The engine for the plan's runtime, its library loaded. Throws Fault (runtime).
+std::unique_ptr<Engine> make_engine(const Artefact& artefact);
+
+}  // namespace edgekit

@@ -1,0 +1,249 @@
+#include "engine_onnxruntime.h"
+
+#include <dlfcn.h>
+#include <malloc.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+
+#include "fault.h"
+
+namespace edgekit {
+namespace {
+
+std::size_t bytes_of(ElementType type) { return type == ElementType::kFloat16 ? 2 : 4; }
+
+ort::Element element_of(ElementType type) {
+  return type == ElementType::kFloat16 ? ort::Element::kFloat16 : ort::Element::kFloat;
+}
+
+float half_to_float(std::uint16_t half) {
+  const int exponent = (half >> 10) & 0x1F;
+  const int mantissa = half & 0x3FF;
+  float magnitude;
+  if (exponent == 31) magnitude = mantissa ? NAN : INFINITY;
+  else if (exponent == 0) magnitude = std::ldexp(static_cast<float>(mantissa), -24);
+  else magnitude = std::ldexp(static_cast<float>(mantissa + 1024), exponent - 25);
+  return half & 0x8000 ? -magnitude : magnitude;
+}
+
+// The address sanitizer aside, there is no reason to ever unload the library.
+const ort::ApiBase* open_library(const std::string& path) {
+  void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!handle) throw Fault(Exit::kRuntime, "runtime", std::string("load the runtime library: ") + dlerror());
+  using GetApiBase = const ort::ApiBase* (*)();
+  const auto get = reinterpret_cast<GetApiBase>(dlsym(handle, "OrtGetApiBase"));
+  if (!get) throw Fault(Exit::kRuntime, "runtime", "load the runtime library: " + path + " is not onnxruntime");
+  return get();
+}
+
+ort::Table open_table(const std::string& path) {
+  const ort::ApiBase* base = open_library(path);
+  const ort::Table table = base->get_api(ort::kApiVersion);
+  if (!table)
+    throw Fault(Exit::kRuntime, "runtime",
+                "load the runtime library: onnxruntime " + std::string(base->version()) + " is older than 1." +
+                    std::to_string(ort::kApiVersion));
+  return table;
+}
+
+}  // namespace
+
+OrtLibrary::OrtLibrary(const std::string& path) : version_(open_library(path)->version()), api_(open_table(path)) {}
+
+Buffer::Buffer(std::size_t bytes) : bytes_(bytes) {
+  data_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (data_ == MAP_FAILED) {
+    data_ = nullptr;
+    throw Fault(Exit::kSystem, "memory", "reserve " + std::to_string(bytes) + " bytes: " + std::strerror(errno));
+  }
+}
+
+Buffer::~Buffer() {
+  if (data_) munmap(data_, bytes_);
+}
+
+void Buffer::touch(std::size_t offset, std::size_t bytes) const {
+  const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  auto* base = static_cast<volatile unsigned char*>(data_);
+  for (std::size_t at = offset; at < offset + bytes; at += page) base[at] = 0;
+  if (bytes > 0) base[offset + bytes - 1] = 0;
+}
+
+OrtModel::OrtModel(const OrtLibrary& library, const ort::Env* env, const Artefact& artefact, int threads,
+                   std::int64_t positions)
+    : api_(library.api()),
+      artefact_(artefact),
+      memory_(api_),
+      run_options_(api_),
+      tokens_(static_cast<std::size_t>(positions) * sizeof(std::int64_t)),
+      logits_(static_cast<std::size_t>(artefact.vocab) * bytes_of(artefact.interface.logits_type)),
+      session_(api_),
+      seqlens_value_(api_),
+      total_value_(api_),
+      logits_value_(api_),
+      step_(api_),
+      prefill_(api_) {
+  const auto model = [this](ort::Status* status, const char* attempted) {
+    check(status, Exit::kModel, "model", attempted);
+  };
+  model(api_.create_cpu_memory_info(ort::AllocatorType::kDevice, ort::MemoryType::kDefault, memory_.out()),
+        "describe the CPU's memory");
+  model(api_.create_run_options(run_options_.out()), "create run options");
+  create_session(env, threads);
+  create_tensor(seqlens_value_, &seqlens_k_, sizeof seqlens_k_, {1}, ort::Element::kInt32);
+  create_tensor(total_value_, &total_, sizeof total_, {}, ort::Element::kInt32);
+  create_tensor(logits_value_, logits_.data(), logits_.bytes(), {1, 1, artefact_.vocab},
+                element_of(artefact_.interface.logits_type));
+  logits_.touch(0, logits_.bytes());
+  tokens_.touch(0, tokens_.bytes());
+  create_cache(positions);
+  bind(step_, &step_token_, 1);
+}
+
+void OrtModel::check(ort::Status* status, Exit exit, const char* code, const std::string& attempted) const {
+  if (!status) return;
+  const std::string message = api_.get_error_message(status);
+  api_.release_status(status);
+  throw Fault(exit, code, attempted + ": " + message);
+}
+
+void OrtModel::create_session(const ort::Env* env, int threads) {
+  const std::string attempted = "load " + artefact_.model_path;
+  const auto model = [&](ort::Status* status) { check(status, Exit::kModel, "model", attempted); };
+  OrtOwned<ort::SessionOptions> options(api_);
+  model(api_.create_session_options(options.out()));
+  // One decoder, one pass at a time: the threads of an operator are all the parallelism there is.
+  model(api_.set_session_execution_mode(options.get(), ort::ExecutionMode::kSequential));
+  model(api_.set_intra_op_num_threads(options.get(), threads));
+  model(api_.set_inter_op_num_threads(options.get(), 1));
+  model(api_.set_session_graph_optimization_level(options.get(), ort::OptimizationLevel::kAll));
+  model(api_.set_session_log_severity_level(options.get(), static_cast<int>(ort::LoggingLevel::kError)));
+  for (const auto& [key, value] : artefact_.session_config) {
+    // These two have functions of their own in the runtime; their keys are the runtime's.
+    if (key == "session.enable_cpu_mem_arena") {
+      if (value == "0") model(api_.disable_cpu_mem_arena(options.get()));
+    } else if (key == "session.enable_mem_pattern") {
+      if (value == "0") model(api_.disable_mem_pattern(options.get()));
+    } else {
+      model(api_.add_session_config_entry(options.get(), key.c_str(), value.c_str()));
+    }
+  }
+  model(api_.create_session(env, artefact_.model_path.c_str(), options.get(), session_.out()));
+}
+
+void OrtModel::create_tensor(OrtOwned<ort::Value>& value, void* data, std::size_t bytes,
+                             const std::vector<std::int64_t>& shape, ort::Element element) const {
+  check(api_.create_tensor_with_data(memory_.get(), data, bytes, shape.data(), shape.size(), element, value.out()),
+        Exit::kModel, "model", "create a tensor");
+}
+
+void OrtModel::create_cache(std::int64_t positions) {
+  const OnnxInterface& interface = artefact_.interface;
+  const std::size_t width = bytes_of(interface.cache_type);
+  for (const auto& shape : interface.cache_shape) {
+    const auto heads = static_cast<std::size_t>(shape[1]);
+    const std::size_t row = static_cast<std::size_t>(shape[3]) * width;
+    const std::size_t head = static_cast<std::size_t>(shape[2]) * row;
+    const Buffer& buffer = cache_.emplace_back(heads * head);
+    // Only what this plan will fill becomes resident; the rest of the context stays a promise.
+    for (std::size_t i = 0; i < heads; ++i) buffer.touch(i * head, static_cast<std::size_t>(positions) * row);
+    OrtOwned<ort::Value>& value = cache_values_.emplace_back(api_);
+    create_tensor(value, buffer.data(), buffer.bytes(), shape, element_of(interface.cache_type));
+  }
+}
+
+void OrtModel::bind(Pass& pass, std::int64_t* tokens, std::int64_t count) {
+  const OnnxInterface& interface = artefact_.interface;
+  create_tensor(pass.tokens, tokens, static_cast<std::size_t>(count) * sizeof *tokens, {1, count},
+                ort::Element::kInt64);
+  check(api_.create_io_binding(session_.get(), pass.binding.out()), Exit::kModel, "model", "create a binding");
+  const auto input = [&](const std::string& name, const OrtOwned<ort::Value>& value) {
+    check(api_.bind_input(pass.binding.get(), name.c_str(), value.get()), Exit::kModel, "model", "bind input " + name);
+  };
+  const auto output = [&](const std::string& name, const OrtOwned<ort::Value>& value) {
+    check(api_.bind_output(pass.binding.get(), name.c_str(), value.get()), Exit::kModel, "model",
+          "bind output " + name);
+  };
+  input(interface.tokens, pass.tokens);
+  input(interface.seqlens_k, seqlens_value_);
+  input(interface.total_sequence_length, total_value_);
+  output(interface.logits, logits_value_);
+  // Past and present are one buffer: the attention operator then appends in place instead of copying the cache.
+  for (std::size_t i = 0; i < cache_values_.size(); ++i) {
+    input(interface.past[i], cache_values_[i]);
+    output(interface.present[i], cache_values_[i]);
+  }
+}
+
+void OrtModel::prepare_prefill(std::int64_t count) {
+  if (count != prefill_count_) bind(prefill_, tokens(), count);
+  prefill_count_ = count;
+}
+
+// The hot path: two stores and one call; strings are made only for a failure.
+void OrtModel::run(const Pass& pass, std::int64_t count) {
+  seqlens_k_ = static_cast<std::int32_t>(past_ + count - 1);
+  total_ = static_cast<std::int32_t>(past_ + count);
+  ort::Status* status = api_.run_with_binding(session_.get(), run_options_.get(), pass.binding.get());
+  if (status) check(status, Exit::kRun, "run", "run the model over " + std::to_string(count) + " tokens");
+  past_ += count;
+}
+
+void OrtModel::run_prefill() { run(prefill_, prefill_count_); }
+
+void OrtModel::run_step(std::int64_t token) {
+  step_token_ = token;
+  run(step_, 1);
+}
+
+float OrtModel::logit(std::int64_t id) const {
+  if (artefact_.interface.logits_type == ElementType::kFloat16)
+    return half_to_float(static_cast<const std::uint16_t*>(logits_.data())[id]);
+  return static_cast<const float*>(logits_.data())[id];
+}
+
+void OrtModel::cancel() const {
+  // Nothing more can be done about a failure here: the flag between tokens still ends the trial.
+  if (ort::Status* status = api_.run_options_set_terminate(run_options_.get())) api_.release_status(status);
+}
+
+OnnxRuntimeEngine::OnnxRuntimeEngine(const Artefact& artefact)
+    : library_(artefact.library_path), env_(library_.api()) {
+  if (ort::Status* status =
+          library_.api().create_env(ort::LoggingLevel::kError, "edgekit-probe", env_.out())) {
+    const std::string message = library_.api().get_error_message(status);
+    library_.api().release_status(status);
+    throw Fault(Exit::kRuntime, "runtime", "start onnxruntime: " + message);
+  }
+}
+
+void OnnxRuntimeEngine::load(const Artefact& artefact, int threads, std::int64_t positions) {
+  model_ = std::make_unique<OrtModel>(library_, env_.get(), artefact, threads, positions);
+  running_ = model_.get();
+}
+
+void OnnxRuntimeEngine::unload() {
+  running_ = nullptr;
+  model_.reset();
+#ifdef __GLIBC__
+  // What one load left in the allocator must not count as the next one's memory.
+  malloc_trim(0);
+#endif
+}
+
+std::int64_t* OnnxRuntimeEngine::prepare_prefill(std::int64_t count) {
+  model_->prepare_prefill(count);
+  return model_->tokens();
+}
+
+void OnnxRuntimeEngine::cancel() {
+  if (const OrtModel* model = running_) model->cancel();
+}
+
+std::unique_ptr<Engine> make_engine(const Artefact& artefact) { return std::make_unique<OnnxRuntimeEngine>(artefact); }
+
+}  // namespace edgekit

@@ -1,0 +1,199 @@
+#include "events.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "clock.h"
+#include "fault.h"
+
+#ifndef EDGEKIT_PROBE_VERSION
+#define EDGEKIT_PROBE_VERSION "unversioned"
+#endif
+
+namespace edgekit {
+namespace {
+
+constexpr std::int64_t kSchemaVersion = 1;
+
+#if defined(__ANDROID__) && defined(__aarch64__)
+constexpr const char* kAbi = "android-arm64-v8a";
+#elif defined(__ANDROID__) && defined(__x86_64__)
+constexpr const char* kAbi = "android-x86_64";
+#elif defined(__aarch64__)
+constexpr const char* kAbi = "linux-arm64";
+#elif defined(__x86_64__)
+constexpr const char* kAbi = "linux-x86_64";
+#else
+#error "no name is agreed for this ABI: see ABIS in edgekit/deploy/toolchain.py"
+#endif
+
+void put(JsonWriter& json, const char* key, const std::optional<std::int64_t>& value) {
+  json.key(key);
+  if (value) json.value(*value);
+  else json.null();
+}
+
+void put_memory(JsonWriter& json, const MemoryUse& use) {
+  json.key("memory").begin_object();
+  put(json, "rss", use.rss);
+  put(json, "anon", use.anon);
+  put(json, "file", use.file);
+  put(json, "peak", use.peak);
+  json.end_object();
+}
+
+[[noreturn]] void cannot_write(const std::string& what) {
+  throw Fault(Exit::kEvents, "events", what + ": " + std::strerror(errno));
+}
+
+int open_file(const std::string& path) {
+  const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0644);
+  if (fd < 0) cannot_write("open the event stream " + path);
+  return fd;
+}
+
+bool write_all(int fd, const std::string& text) {
+  std::size_t sent = 0;
+  while (sent < text.size()) {
+    const ssize_t n = write(fd, text.data() + sent, text.size() - sent);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return false;
+    sent += static_cast<std::size_t>(n);
+  }
+  return true;
+}
+
+}  // namespace
+
+EventStream::EventStream(const std::string& target, const std::string& copy) {
+  if (!copy.empty()) copy_ = open_file(copy);
+  fd_ = target == "-" ? fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 0) : open_file(target);
+  if (fd_ < 0) cannot_write("open standard output");
+}
+
+EventStream::~EventStream() {
+  if (fd_ >= 0) close(fd_);
+  if (copy_ >= 0) close(copy_);
+}
+
+JsonWriter EventStream::event(const char* name) const {
+  JsonWriter json;
+  json.begin_object().key("event").value(name).key("t").value(now_ns());
+  return json;
+}
+
+void EventStream::send(JsonWriter& json) {
+  json.end_object();
+  const std::string line = json.text() + "\n";
+  if (copy_ >= 0 && !write_all(copy_, line)) cannot_write("write the copy of the events");
+  if (fd_ < 0 || write_all(fd_, line)) return;
+  if (copy_ < 0) cannot_write("write to the event stream");
+  // The connection to the host is gone, the measurement is not: it can be fetched from the copy later.
+  const std::string reason = std::strerror(errno);
+  close(fd_);
+  fd_ = -1;
+  error("stream_lost", "the event stream cannot be written any more (" + reason + "); the copy goes on", false);
+}
+
+void EventStream::hello(const std::string& runtime, const std::string& runtime_version) {
+  JsonWriter json = event("hello");
+  json.key("schema_version").value(kSchemaVersion);
+  json.key("probe_version").value(EDGEKIT_PROBE_VERSION);
+  json.key("runtime").value(runtime);
+  json.key("runtime_version").value(runtime_version);
+  json.key("abi").value(kAbi);
+  json.key("clock").value(kClockName);
+  json.key("clock_resolution_ns").value(clock_resolution_ns());
+  json.key("unix_ns").value(unix_ns());
+  json.key("pid").value(std::int64_t{getpid()});
+  json.key("cpus_online").value(std::int64_t{sysconf(_SC_NPROCESSORS_ONLN)});
+  json.key("page_size").value(std::int64_t{sysconf(_SC_PAGESIZE)});
+  send(json);
+  greeted_ = true;
+}
+
+void EventStream::loaded(const LoadResult& load) {
+  JsonWriter json = event("loaded");
+  json.key("load").value(load.load);
+  json.key("resident_before");
+  if (load.resident_before) json.value(*load.resident_before);
+  else json.null();
+  json.key("start_ns").value(load.start_ns);
+  json.key("end_ns").value(load.end_ns);
+  json.key("threads").value(load.threads);
+  json.key("affinity_asked");
+  if (load.affinity_asked) json.values(*load.affinity_asked);
+  else json.null();
+  json.key("affinity_read").begin_array();
+  for (const auto& cpus : load.affinity_read) json.values(cpus);
+  json.end_array();
+  put_memory(json, read_memory());
+  send(json);
+}
+
+void EventStream::golden(const std::vector<std::int64_t>& tokens, const std::vector<std::vector<float>>& logits) {
+  JsonWriter json = event("golden");
+  json.key("tokens").values(tokens);
+  json.key("logits").begin_array();
+  for (const auto& row : logits) {
+    json.begin_array();
+    for (const float logit : row) json.value(double{logit});
+    json.end_array();
+  }
+  json.end_array();
+  send(json);
+}
+
+void EventStream::trial_start(std::int64_t trial) {
+  JsonWriter json = event("trial_start");
+  json.key("trial").value(trial);
+  send(json);
+}
+
+void EventStream::trial(const TrialTimes& times) {
+  JsonWriter json = event("trial");
+  json.key("trial").value(times.trial);
+  json.key("start_ns").value(times.start_ns);
+  json.key("end_ns").value(times.end_ns);
+  json.key("token_ns").values(times.token_ns);
+  json.key("cpus").values(times.cpus);
+  json.key("major_faults").value(times.major_faults);
+  json.key("involuntary_switches").value(times.involuntary_switches);
+  send(json);
+}
+
+void EventStream::memory(const std::vector<MemorySample>& samples) {
+  if (samples.empty()) return;
+  JsonWriter json = event("memory");
+  const auto column = [&](const char* name, std::int64_t MemorySample::* field) {
+    json.key(name).begin_array();
+    for (const MemorySample& sample : samples) json.value(sample.*field);
+    json.end_array();
+  };
+  column("at_ns", &MemorySample::at_ns);
+  column("rss", &MemorySample::rss);
+  column("anon", &MemorySample::anon);
+  column("file", &MemorySample::file);
+  send(json);
+}
+
+void EventStream::error(const std::string& code, const std::string& message, bool fatal) {
+  JsonWriter json = event("error");
+  json.key("code").value(code);
+  json.key("message").value(message);
+  json.key("fatal").value(fatal);
+  send(json);
+}
+
+void EventStream::bye(const char* reason, int trials_done) {
+  JsonWriter json = event("bye");
+  json.key("reason").value(reason);
+  json.key("trials_done").value(trials_done);
+  put_memory(json, read_memory());
+  send(json);
+}
+
+}  // namespace edgekit

@@ -1,0 +1,65 @@
+// The event stream: one JSON object a line, each written out at once (edgekit/schema/event.py is the contract).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "json.h"
+#include "memory.h"
+
+namespace edgekit {
+
+struct TrialTimes {
+  std::int64_t trial = 0;
+  std::int64_t start_ns = 0;
+  std::int64_t end_ns = 0;
+  std::vector<std::int64_t> token_ns;
+  std::vector<int> cpus;
+  std::int64_t major_faults = 0;
+  std::int64_t involuntary_switches = 0;
+};
+
+struct LoadResult {
+  int load = 0;
+  std::optional<double> resident_before;
+  std::int64_t start_ns = 0;
+  std::int64_t end_ns = 0;
+  int threads = 0;
+  std::optional<std::vector<int>> affinity_asked;
+  std::vector<std::vector<int>> affinity_read;
+};
+
+class EventStream {
+ public:
+  // `target` is a path, replaced if it exists, or "-" for standard output; `copy` is a path that gets every line as
+  // well, or empty. Throws Fault (events).
+  EventStream(const std::string& target, const std::string& copy);
+  ~EventStream();
+  EventStream(const EventStream&) = delete;
+  EventStream& operator=(const EventStream&) = delete;
+
+  void hello(const std::string& runtime, const std::string& runtime_version);
+  void loaded(const LoadResult& load);
+  void golden(const std::vector<std::int64_t>& tokens, const std::vector<std::vector<float>>& logits);
+  void trial_start(std::int64_t trial);
+  void trial(const TrialTimes& times);
+  // Nothing is written for no samples.
+  void memory(const std::vector<MemorySample>& samples);
+  void error(const std::string& code, const std::string& message, bool fatal);
+  void bye(const char* reason, int trials_done);
+
+  bool greeted() const { return greeted_; }
+
+ private:
+  JsonWriter event(const char* name) const;
+  void send(JsonWriter& json);
+
+  // -1 once nobody reads it any more and the copy goes on alone.
+  int fd_ = -1;
+  int copy_ = -1;
+  bool greeted_ = false;
+};
+
+}  // namespace edgekit

@@ -1,0 +1,191 @@
+// edgekit-probe --plan plan.json --events events.jsonl|- [--copy copy.jsonl]
+//
+// Reads a plan, streams events. ../README.md documents the exit codes.
+
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <set>
+#include <string>
+
+#include "affinity.h"
+#include "clock.h"
+#include "engine.h"
+#include "events.h"
+#include "fault.h"
+#include "memory.h"
+#include "plan.h"
+#include "termination.h"
+#include "trials.h"
+
+namespace edgekit {
+namespace {
+
+constexpr const char* kUsage = "usage: edgekit-probe --plan PLAN.json --events EVENTS.jsonl|- [--copy COPY.jsonl]\n";
+
+struct Arguments {
+  std::string plan;
+  std::string events;
+  std::string copy;
+};
+
+bool parse_arguments(int argc, char** argv, Arguments& out) {
+  if (argc % 2 == 0) return false;
+  for (int i = 1; i < argc; i += 2) {
+    if (std::strcmp(argv[i], "--plan") == 0) out.plan = argv[i + 1];
+    else if (std::strcmp(argv[i], "--events") == 0) out.events = argv[i + 1];
+    else if (std::strcmp(argv[i], "--copy") == 0) out.copy = argv[i + 1];
+    else return false;
+  }
+  return !out.plan.empty() && !out.events.empty();
+}
+
+// One launch. What must be said at the end, whatever happens, is kept here.
+class Launch {
+ public:
+  explicit Launch(EventStream& events) : events_(events) {}
+
+  void run(const std::string& plan_path);
+  void flush_memory();
+  int trials_done() const { return trials_done_; }
+
+ private:
+  void load_all(const Plan& plan);
+  void run_trials(const Plan& plan);
+
+  EventStream& events_;
+  // Outlives the sampler and is never freed while the signal thread may call into it.
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<MemorySampler> sampler_;
+  // Threads that do not compute: ours, and those the runtime's library keeps beside its sessions.
+  std::set<int> helpers_;
+  int trials_done_ = 0;
+};
+
+void Launch::flush_memory() {
+  if (!sampler_) return;
+  events_.memory(sampler_->drain());
+  if (const std::int64_t dropped = sampler_->take_dropped())
+    events_.error("samples_dropped", std::to_string(dropped) + " memory samples found the buffer full", false);
+}
+
+void Launch::load_all(const Plan& plan) {
+  for (int load = 0; load < plan.loads; ++load) {
+    stop_if_asked();
+    if (load > 0) engine_->unload();
+    LoadResult result;
+    result.load = load;
+    result.threads = plan.threads;
+    result.affinity_asked = plan.affinity;
+    result.resident_before = resident_share(plan.artefact.model_path);
+    result.start_ns = now_ns();
+    engine_->load(plan.artefact, plan.threads, plan.positions());
+    result.end_ns = now_ns();
+    result.affinity_read = read_affinity();
+    events_.loaded(result);
+    flush_memory();
+  }
+}
+
+void Launch::run_trials(const Plan& plan) {
+  TrialRunner runner(*engine_, plan, helpers_);
+  for (const Trial& trial : plan.trials) {
+    stop_if_asked();
+    events_.trial_start(trial.id);
+    const TrialTimes& times = runner.run(trial);
+    events_.trial(times);
+    ++trials_done_;
+    flush_memory();
+  }
+}
+
+void Launch::run(const std::string& plan_path) {
+  const Plan plan = read_plan(plan_path);
+  // Before any thread exists: threads inherit it, the runtime's too.
+  if (plan.affinity) set_affinity(*plan.affinity);
+  // The signals are blocked before the runtime starts threads that would otherwise take them.
+  std::atomic<Engine*>* engine = new std::atomic<Engine*>(nullptr);
+  watch_termination([engine] {
+    if (Engine* running = *engine) running->cancel();
+  });
+  engine_ = make_engine(plan.artefact);
+  *engine = engine_.get();
+  events_.hello(plan.artefact.runtime, engine_->version());
+  sampler_ = std::make_unique<MemorySampler>(plan.memory_hz);
+  helpers_ = other_threads();
+  load_all(plan);
+  if (plan.golden) {
+    const GoldenAnswer answer = run_golden(*engine_, *plan.golden, plan.artefact.vocab);
+    events_.golden(answer.tokens, answer.logits);
+    flush_memory();
+  }
+  run_trials(plan);
+}
+
+// A stream always begins with hello, also when there is nothing to say about the runtime.
+void greet(EventStream& events) {
+  if (!events.greeted()) events.hello("", "");
+}
+
+int end(EventStream& events, Launch& launch, const char* reason, Exit exit) {
+  launch.flush_memory();
+  events.bye(reason, launch.trials_done());
+  return static_cast<int>(exit);
+}
+
+int fail(EventStream& events, Launch& launch, Exit exit, const std::string& code, const std::string& message) {
+  std::fprintf(stderr, "edgekit-probe: %s\n", message.c_str());
+  greet(events);
+  // A pass that was cancelled fails; that is the end that was asked for, not a fault.
+  if (const int signal = termination_signal) {
+    end(events, launch, "terminated", Exit::kDone);
+    return 128 + signal;
+  }
+  launch.flush_memory();
+  events.error(code, message, true);
+  return end(events, launch, "failed", exit);
+}
+
+int run(const Arguments& arguments) {
+  EventStream events(arguments.events, arguments.copy);
+  Launch* launch = new Launch(events);
+  try {
+    launch->run(arguments.plan);
+    return end(events, *launch, "done", Exit::kDone);
+  } catch (const Terminated&) {
+    greet(events);
+    end(events, *launch, "terminated", Exit::kDone);
+    return 128 + termination_signal;
+  } catch (const Fault& fault) {
+    if (fault.exit() == Exit::kEvents) throw;
+    return fail(events, *launch, fault.exit(), fault.code(), fault.what());
+  } catch (const std::bad_alloc&) {
+    return fail(events, *launch, Exit::kSystem, "memory", "out of memory");
+  }
+}
+
+}  // namespace
+}  // namespace edgekit
+
+int main(int argc, char** argv) {
+  edgekit::Arguments arguments;
+  if (!edgekit::parse_arguments(argc, argv, arguments)) {
+    std::fputs(edgekit::kUsage, stderr);
+    return static_cast<int>(edgekit::Exit::kUsage);
+  }
+  int code;
+  try {
+    code = edgekit::run(arguments);
+  } catch (const edgekit::Fault& fault) {
+    std::fprintf(stderr, "edgekit-probe: %s\n", fault.what());
+    code = static_cast<int>(fault.exit());
+  }
+  std::fflush(nullptr);
+  // Everything is written. Taking the session down orderly would cost seconds and could only fail; and another thread
+  // may still be waiting in the runtime.
+  _exit(code);
+}

@@ -1,0 +1,71 @@
+// The plan: what this launch does (edgekit/schema/plan.py is the contract).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace edgekit {
+
+enum class ElementType { kFloat32, kFloat16 };
+
+// How an ONNX graph is fed; see OnnxInterface in edgekit/schema/bundle.py.
+struct OnnxInterface {
+  std::string tokens;
+  std::string seqlens_k;
+  std::string total_sequence_length;
+  std::vector<std::string> past;
+  std::vector<std::string> present;
+  std::vector<std::vector<std::int64_t>> cache_shape;  // each [1, kv_heads, context, head_dim]
+  ElementType cache_type = ElementType::kFloat32;
+  std::string logits;
+  ElementType logits_type = ElementType::kFloat32;
+};
+
+struct Artefact {
+  std::string runtime;
+  std::string model_path;
+  std::string library_path;
+  OnnxInterface interface;
+  std::int64_t context_length = 0;
+  std::int64_t vocab = 0;
+  // Session options of the runtime's own, passed on as they stand.
+  std::vector<std::pair<std::string, std::string>> session_config;
+};
+
+struct Trial {
+  enum class Kind { kPrefill, kDecode };
+
+  std::int64_t id = 0;
+  Kind kind = Kind::kPrefill;
+  std::int64_t tokens = 0;
+  std::int64_t depth = 0;
+};
+
+struct Golden {
+  std::vector<std::int64_t> prompt;
+  std::vector<std::int64_t> tokens;
+  std::vector<std::int64_t> logit_ids;
+};
+
+struct Plan {
+  Artefact artefact;
+  int threads = 1;
+  std::optional<std::vector<int>> affinity;
+  int loads = 1;
+  std::vector<Trial> trials;
+  std::optional<Golden> golden;
+  std::uint64_t seed = 0;
+  double memory_hz = 0;
+
+  // Positions of the cache that this plan uses: its longest trial or the golden check.
+  std::int64_t positions() const;
+};
+
+// Reads and checks a plan. Unknown keys are ignored, so that an older probe serves a newer host's additions.
+// Throws Fault (plan, too_long, unsupported).
+Plan read_plan(const std::string& path);
+
+}  // namespace edgekit
