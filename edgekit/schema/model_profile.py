@@ -1,0 +1,71 @@
+"""Models known by name, one TOML file each in ``profiles/models/``.
+
+A profile holds the architecture (the configuration as transformers spells it) with the
+source of each value. Where the weights can be had without a model hub, it also says where;
+such a model's name alone is a model source.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any, ClassVar
+
+import msgspec
+
+from edgekit.errors import InputError
+from edgekit.resources import profiles_dir
+from edgekit.schema.codec import Document, upgrade_and_convert
+
+
+class PackagedWeights(msgspec.Struct, frozen=True, kw_only=True):
+    """A GGUF file inside a Python package's wheel."""
+
+    package: str
+    version: str
+    #: Path of the GGUF inside the wheel.
+    member: str
+    sha256: str
+    bytes: int
+    license: str | None = None
+
+
+class ModelProfile(Document, frozen=True, kw_only=True):
+    """One model known by name."""
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+    TITLE: ClassVar[str] = "model profile"
+
+    name: str
+    title: str
+    #: Where the original weights are, ``organization/name``.
+    hub: str
+    #: transformers configuration keys, verbatim.
+    config: dict[str, Any]
+    #: Each key of ``config`` with where its value was read.
+    provenance: dict[str, str]
+    weights: PackagedWeights | None = None
+
+
+def model_names() -> list[str]:
+    """Names of all shipped model profiles, sorted."""
+    return sorted(path.stem for path in (profiles_dir() / "models").glob("*.toml"))
+
+
+def load_model_profile(name: str) -> ModelProfile:
+    """The model profile called ``name``.
+
+    Raises:
+        InputError: no such profile (the hint lists those there are), or a broken file.
+    """
+    path = profiles_dir() / "models" / f"{name}.toml"
+    if name not in model_names():
+        raise InputError(f"no model profile is called {name!r}", hint=f"model profiles: {', '.join(model_names())}")
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"read model profile from {path}: {error}") from error
+    profile = upgrade_and_convert(raw, ModelProfile, origin=str(path))
+    unsourced = sorted(profile.config.keys() ^ profile.provenance.keys())
+    if unsourced:
+        raise InputError(f"read model profile from {path}: config and provenance differ in {', '.join(unsourced)}")
+    return profile
