@@ -1,0 +1,308 @@
+"""From the exporter's decode graph to the interface bundles promise.
+
+The exporter's graph derives rotary caches, an attention mask and lengths from its
+inputs on every step. All three depend on nothing but positions, so they are evaluated
+here, proven to be what GroupQueryAttention does by itself, and dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from edgekit.errors import UnsupportedError
+from edgekit_export.onnx.graph import MICROSOFT, PLACEHOLDER, Array, Graph, Node, Weight, ancestors, evaluate
+from edgekit_export.onnx.trace import Traced
+
+TOKENS = "input_ids"
+SEQLENS_K = "seqlens_k"
+TOTAL_LENGTH = "total_sequence_length"
+LOGITS = "logits"
+
+# Inputs of GroupQueryAttention by position.
+_PAST_KEY, _PAST_VALUE, _SEQLENS, _TOTAL, _COS, _SIN, _POSITIONS, _BIAS = 3, 4, 5, 6, 7, 8, 9, 10
+
+#: A mask forbids with the most negative float; anything below this is taken for "forbidden".
+_FORBIDDEN = -1e30
+
+
+def past_name(layer: int, kind: str) -> str:
+    """Name of a cache input, ``kind`` being ``key`` or ``value``."""
+    return f"past_key_values.{layer}.{kind}"
+
+
+def present_name(layer: int, kind: str) -> str:
+    """Name of a cache output, ``kind`` being ``key`` or ``value``."""
+    return f"present.{layer}.{kind}"
+
+
+class _Sample(NamedTuple):
+    """A number of cached positions and of new tokens to evaluate position arithmetic at."""
+
+    past: int
+    new: int
+
+
+def clean(traced: Traced, context_length: int) -> Graph:
+    """The graph with the bundle's inputs and outputs, for caches of ``context_length`` positions.
+
+    Raises:
+        UnsupportedError: attention was not fused, or computes something that
+            GroupQueryAttention would not compute the same way without a mask.
+    """
+    graph = traced.graph
+    attentions = [node for node in graph.nodes if node.is_op("GroupQueryAttention", MICROSOFT)]
+    if len(attentions) != len(traced.cache):
+        raise UnsupportedError(
+            f"fuse attention: {len(attentions)} of {len(traced.cache)} layers became GroupQueryAttention",
+            hint="this architecture's attention has no fused operator in onnxruntime",
+        )
+    for node in attentions:
+        node.inputs += [""] * (_BIAS + 1 - len(node.inputs))
+    samples = _samples(context_length)
+    _fix_lengths(traced, attentions, samples)
+    _fix_rotary(traced, attentions, context_length)
+    _drop_masks(traced, attentions, samples, context_length)
+    _drop_constant_choices(traced, samples)
+    _drop_reshapes(traced, attentions)
+    _name_caches(graph, attentions)
+    _name_linears(graph)
+    for node in attentions:
+        node.inputs[_SEQLENS], node.inputs[_TOTAL] = SEQLENS_K, TOTAL_LENGTH
+        node.inputs = node.inputs[: _SIN + 1] if node.inputs[_COS] else node.inputs[: _TOTAL + 1]
+    graph.inputs = [TOKENS, SEQLENS_K, TOTAL_LENGTH]
+    graph.inputs += [past_name(layer, kind) for layer in range(len(attentions)) for kind in ("key", "value")]
+    graph.outputs = [LOGITS]
+    graph.outputs += [present_name(layer, kind) for layer in range(len(attentions)) for kind in ("key", "value")]
+    graph.prune()
+    _check_inputs(graph)
+    return graph
+
+
+def _samples(context_length: int) -> list[_Sample]:
+    """Positions at the start, the middle and the end of the cache, and a single step."""
+    new = min(16, context_length)
+    pasts = {0, min(5, context_length - new), context_length // 2, context_length - new}
+    return [_Sample(past, new) for past in sorted(pasts) if past + new <= context_length] + [
+        _Sample(context_length - 1, 1)
+    ]
+
+
+def _feeds(traced: Traced, sample: _Sample, positions: Array | None = None) -> dict[str, Array]:
+    """The exporter's own inputs for ``sample``; token values do not matter to position arithmetic."""
+    if positions is None:
+        positions = np.arange(sample.past, sample.past + sample.new)
+    feeds: dict[str, Array] = {}
+    for name in traced.graph.inputs:
+        found = re.search(r"layers\.(\d+)\.(?:keys|values)$", name)
+        if found:
+            heads, size = traced.cache[int(found.group(1))]
+            feeds[name] = np.zeros((1, heads, sample.past, size), np.float32)
+        elif name == "position_ids":
+            feeds[name] = positions[None].astype(np.int64)
+        elif name == TOKENS:
+            feeds[name] = np.zeros((1, sample.new), np.int64)
+        else:
+            raise UnsupportedError(
+                f"the traced model wants an input {name!r}", hint="only text decoders with a plain KV cache are served"
+            )
+    return feeds
+
+
+def _evaluate(traced: Traced, targets: list[str], feeds: dict[str, Array]) -> list[Array]:
+    return evaluate(traced.graph, targets, feeds, traced.values)
+
+
+def _positional(traced: Traced, name: str, what: str) -> None:
+    """Refuse unless ``name`` depends on positions alone."""
+    graph = traced.graph
+    weights = ancestors(graph, [name], through_shapes=False) & set(graph.weights)
+    if weights:
+        raise UnsupportedError(f"{what} depends on weights ({', '.join(sorted(weights)[:3])})")
+
+
+def _fix_lengths(traced: Traced, attentions: list[Node], samples: list[_Sample]) -> None:
+    for sample in samples:
+        feeds = _feeds(traced, sample)
+        for seqlens, total in dict.fromkeys((node.inputs[_SEQLENS], node.inputs[_TOTAL]) for node in attentions):
+            found = _evaluate(traced, [seqlens, total], feeds)
+            wanted = [[sample.past + sample.new - 1], sample.past + sample.new]
+            if [value.tolist() for value in found] != wanted:
+                raise UnsupportedError(f"attention lengths at {sample}: {[v.tolist() for v in found]}, not {wanted}")
+
+
+def _fix_rotary(traced: Traced, attentions: list[Node], context_length: int) -> None:
+    """Replace the rotary caches computed per step by constants ``[context, rotary_dim / 2]``."""
+    graph = traced.graph
+    names = dict.fromkeys(node.inputs[index] for node in attentions for index in (_COS, _SIN) if node.inputs[index])
+    probe = _Sample(min(5, context_length - 1), min(7, context_length))
+    shifted = np.arange(probe.past, probe.past + probe.new)
+    by_content: dict[bytes, str] = {}
+    for name in names:
+        _positional(traced, name, "the rotary embedding")
+        (cache,) = _evaluate(traced, [name], _feeds(traced, _Sample(0, context_length)))
+        cache = np.ascontiguousarray(cache[:context_length])
+        # The exporter caches rows for the tokens at hand. Row i must be position i's, whatever else is fed.
+        (rows,) = _evaluate(traced, [name], _feeds(traced, probe, shifted))
+        known = shifted < context_length
+        if not np.array_equal(rows[: probe.new][known], cache[shifted[known]]):
+            raise UnsupportedError(
+                "the rotary embedding depends on more than the position (dynamic scaling)",
+                hint="models whose RoPE scaling follows the current length are not served",
+            )
+        key = f"{cache.shape}".encode() + cache.tobytes()
+        constant = by_content.setdefault(key, f"rotary.{len(by_content)}")
+        graph.constants[constant] = cache
+        for node in attentions:
+            node.inputs = [
+                constant if value == name and at in (_COS, _SIN) else value for at, value in enumerate(node.inputs)
+            ]
+    for node in attentions:
+        node.inputs[_POSITIONS] = ""
+
+
+def _drop_masks(traced: Traced, attentions: list[Node], samples: list[_Sample], context_length: int) -> None:
+    """Prove each mask causal or a sliding window, which GroupQueryAttention does by itself."""
+    windows: dict[str, int | None] = {"": None}
+    for name in dict.fromkeys(node.inputs[_BIAS] for node in attentions):
+        if name:
+            _positional(traced, name, "the attention mask")
+            windows[name] = _window(traced, name, samples, context_length)
+    for node in attentions:
+        window = windows[node.inputs[_BIAS]]
+        node.inputs[_BIAS] = ""
+        if window is not None:
+            node.attributes["local_window_size"] = window
+
+
+def _window(traced: Traced, name: str, samples: list[_Sample], context_length: int) -> int | None:
+    window: int | None = None
+    for sample in samples:
+        (bias,) = _evaluate(traced, [name], _feeds(traced, sample))
+        allowed = np.broadcast_to(bias == 0, (1, bias.shape[1], sample.new, sample.past + sample.new))
+        if not np.all((bias == 0) | (bias < _FORBIDDEN)):
+            raise UnsupportedError("attention adds a bias to its scores (such as ALiBi), which is not served")
+        query = np.arange(sample.past, sample.past + sample.new)[:, None]
+        key = np.arange(sample.past + sample.new)[None]
+        causal = key <= query
+        if np.array_equal(allowed, np.broadcast_to(causal, allowed.shape)):
+            continue
+        found = int(allowed[0, 0, -1].sum())
+        if not np.array_equal(allowed, np.broadcast_to(causal & (key > query - found), allowed.shape)):
+            raise UnsupportedError("the attention mask is neither causal nor a sliding window")
+        if window not in (None, found):
+            raise UnsupportedError(f"the attention window changes with the position: {window}, then {found}")
+        window = found
+    return window
+
+
+def _drop_constant_choices(traced: Traced, samples: list[_Sample]) -> None:
+    """Resolve each Where whose condition is the same at all positions (such as "this row sees no key")."""
+    graph = traced.graph
+    outcomes: dict[str, bool | None] = {}
+    for node in [node for node in graph.nodes if node.is_op("Where")]:
+        condition, chosen, other = node.inputs
+        if condition not in outcomes:
+            outcomes[condition] = None
+            if not ancestors(graph, [condition], through_shapes=False) & set(graph.weights):
+                seen = [_evaluate(traced, [condition], _feeds(traced, sample))[0] for sample in samples]
+                for outcome in (True, False):
+                    if all(np.all(value == outcome) for value in seen):
+                        outcomes[condition] = outcome
+        outcome = outcomes[condition]
+        if outcome is not None:
+            graph.rename_uses(node.outputs[0], chosen if outcome else other)
+    graph.prune()
+
+
+def _drop_reshapes(traced: Traced, attentions: list[Node]) -> None:
+    """Drop reshapes that only undo each other between attention and its output projection."""
+    graph = traced.graph
+    sample = _Sample(3, 7)
+    for attention in attentions:
+        heads = attention.attributes["num_heads"]
+        layer = _layer_of(attention.inputs[_PAST_KEY])
+        shape = [1, sample.new, heads * traced.cache[layer][1]]
+        frontier = [attention.outputs[0]]
+        while frontier:
+            value = frontier.pop()
+            for node in graph.consumers().get(value, []):
+                if not node.is_op("Reshape"):
+                    continue
+                if ancestors(graph, [node.inputs[1]], through_shapes=False) & set(graph.weights):
+                    continue
+                (target,) = _evaluate(traced, [node.inputs[1]], _feeds(traced, sample))
+                if _same_shape(target.tolist(), shape):
+                    graph.rename_uses(node.outputs[0], attention.outputs[0])
+                else:
+                    frontier.append(node.outputs[0])
+    graph.prune()
+
+
+def _same_shape(target: list[int], shape: list[int]) -> bool:
+    """Whether reshaping to ``target`` leaves ``shape``, at most one entry being inferred."""
+    return (
+        len(target) == len(shape)
+        and target.count(-1) <= 1
+        and all(found in (-1, wanted) for found, wanted in zip(target, shape, strict=True))
+    )
+
+
+def _layer_of(cache_input: str) -> int:
+    found = re.search(r"layers\.(\d+)\.", cache_input)
+    if not found:
+        raise UnsupportedError(f"attention reads a cache named {cache_input!r}, which names no layer")
+    return int(found.group(1))
+
+
+def _name_caches(graph: Graph, attentions: list[Node]) -> None:
+    for node in attentions:
+        layer = _layer_of(node.inputs[_PAST_KEY])
+        for position, kind in ((_PAST_KEY, "key"), (_PAST_VALUE, "value")):
+            node.inputs[position] = past_name(layer, kind)
+        for position, kind in ((1, "key"), (2, "value")):
+            present = present_name(layer, kind)
+            if node.outputs[position] not in graph.outputs:
+                raise UnsupportedError("the model changes its cache after attention wrote it")
+            graph.rename_uses(node.outputs[position], present)
+            node.outputs[position] = present
+
+
+def _name_linears(graph: Graph) -> None:
+    """Mark products with weights and embedding lookups, for recipes to fill in."""
+    for node in graph.nodes:
+        transposed = node.is_op("FusedMatMul", MICROSOFT) and node.attributes == {"transB": 1}
+        if (transposed or node.is_op("MatMul")) and node.inputs[1] in graph.weights:
+            weight = graph.weights[node.inputs[1]]
+            turned = weight.transposed if transposed else not weight.transposed
+            node.inputs[1] = _weight(graph, Weight(parts=weight.parts, plus=weight.plus, transposed=turned))
+            node.op_type, node.domain, node.attributes = "Linear", PLACEHOLDER, {}
+        elif node.is_op("Gather") and node.inputs[0] in graph.weights and node.attributes.get("axis", 0) == 0:
+            name = _weight(graph, graph.weights[node.inputs[0]])
+            node.inputs = [node.inputs[1], name]
+            node.op_type, node.domain, node.attributes = "Embed", PLACEHOLDER, {}
+        else:
+            node.inputs = [
+                _weight(graph, graph.weights[value]) if value in graph.weights else value for value in node.inputs
+            ]
+
+
+def _weight(graph: Graph, weight: Weight) -> str:
+    """The name under which ``weight`` stands in the graph: the same weight gets the same name."""
+    name = "+".join(weight.parts) + (f"+{weight.plus:g}" if weight.plus else "") + (".T" if weight.transposed else "")
+    graph.weights[name] = weight
+    return name
+
+
+def _check_inputs(graph: Graph) -> None:
+    known = {name for node in graph.nodes for name in node.outputs}
+    known |= set(graph.inputs) | set(graph.constants) | set(graph.weights)
+    for node in graph.nodes:
+        missing = [name for name in node.inputs if name and name not in known]
+        if missing:
+            raise UnsupportedError(
+                f"{node.op_type} still reads {', '.join(missing)}, which the bundle's interface does not offer",
+                hint="the architecture uses positions in a way that is not served",
+            )

@@ -1,0 +1,199 @@
+"""From a few traced layers to all of them.
+
+Each traced layer is one *unit* of nodes. Units of one kind must be the same computation
+up to the weights and the cache they name; a missing layer is then a copy of its kind's
+unit, wired to its predecessor in the way the same two kinds are wired in the trace.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from edgekit_export.onnx.graph import Graph, Node, Weight
+from edgekit_export.onnx.shallow import TracePlan
+
+
+class CannotReplicateError(Exception):
+    """The traced layers do not determine the missing ones; tracing every layer does."""
+
+
+class _Unit(NamedTuple):
+    nodes: list[Node]
+    #: Values of other units that this one reads, in order of first use.
+    incoming: list[str]
+    #: Everything that makes the unit what it is, with names of layers, values and caches taken out.
+    form: list[Any]
+
+
+def replicate(graph: Graph, plan: TracePlan) -> Graph:
+    """The graph with all layers of the full model.
+
+    Raises:
+        CannotReplicateError: the structure is not one of repeated units.
+    """
+    count, traced = len(plan.kinds), len(plan.layers)
+    if traced == count:
+        return graph
+    levels = _levels(graph, plan.prefix, traced)
+    prologue = [node for node in graph.nodes if levels[id(node)] < 0]
+    units = [
+        _unit(graph, plan.prefix, [node for node in graph.nodes if levels[id(node)] == level], level, levels)
+        for level in range(traced + 1)
+    ]
+    kinds = [plan.kinds[layer] for layer in plan.layers]
+    patterns: dict[int, int] = {}
+    for position in range(1, traced):
+        pattern = patterns.setdefault(kinds[position], position)
+        if units[pattern].form != units[position].form:
+            raise CannotReplicateError(f"traced layers {pattern} and {position} look alike but compute differently")
+
+    # The value that (kind of predecessor, kind) hands over, as (node, output) within the predecessor's unit.
+    links: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for position in range(1, traced + 1):
+        before = -1 if position == 1 else kinds[position - 1]
+        after = kinds[position] if position < traced else -2
+        links[before, after] = [_locate(units[position - 1], name) for name in units[position].incoming]
+
+    nodes = [node.copy() for node in prologue]
+    weights: dict[str, Weight] = {}
+    constants = dict(graph.constants)
+    previous: list[Node] = []
+    before = -1
+    for layer in range(count + 1):
+        after = plan.kinds[layer] if layer < count else -2
+        source = 0 if layer == 0 else traced if layer == count else patterns[after]
+        mapping = {}
+        if layer:
+            handed = [previous[node].outputs[output] for node, output in links[before, after]]
+            mapping = dict(zip(units[source].incoming, handed, strict=True))
+        previous = _copy_unit(graph, units[source], plan.prefix, source, layer, mapping, weights)
+        nodes += previous
+        before = -1 if layer == 0 else after
+    for node in prologue:
+        weights.update({name: graph.weights[name] for name in node.inputs if name in graph.weights})
+
+    per_layer = [name for name in graph.inputs if _CACHE.search(name)]
+    inputs = [name for name in graph.inputs if name not in per_layer]
+    outputs = [name for name in graph.outputs if not _CACHE.search(name)]
+    for layer in range(count):
+        inputs += [f"past_key_values.{layer}.{kind}" for kind in ("key", "value")]
+        outputs += [f"present.{layer}.{kind}" for kind in ("key", "value")]
+    full = Graph(nodes=nodes, inputs=inputs, outputs=outputs, constants=constants, weights=weights)
+    full.prune()
+    return full
+
+
+_CACHE = re.compile(r"^(past_key_values|present)\.(\d+)\.")
+
+
+def _weight_layer(weight: Weight, prefix: str) -> int | None:
+    """The one layer whose parameters ``weight`` is made of, None for a weight outside the layers."""
+    found = {
+        int(match.group(1)) if (match := re.match(rf"{re.escape(prefix)}\.(\d+)\.", part)) else None
+        for part in weight.parts
+    }
+    if len(found) != 1:
+        raise CannotReplicateError(f"one tensor is made of several layers: {weight.parts}")
+    return found.pop()
+
+
+def _levels(graph: Graph, prefix: str, traced: int) -> dict[int, int]:
+    """For each node the layer it belongs to: -1 before all layers, ``traced`` after them."""
+    levels: dict[int, int] = {}
+    of_value: dict[str, int] = {}
+    for node in graph.nodes:
+        level = max((of_value[name] for name in node.inputs if name in of_value), default=-1)
+        for name in node.inputs:
+            if name in graph.weights:
+                layer = _weight_layer(graph.weights[name], prefix)
+                level = max(level, layer if layer is not None else (traced if level >= 0 else -1))
+            elif cache := _CACHE.search(name):
+                level = max(level, int(cache.group(2)))
+        levels[id(node)] = level
+        of_value.update(dict.fromkeys(filter(None, node.outputs), level))
+    return levels
+
+
+def _unit(graph: Graph, prefix: str, nodes: list[Node], level: int, levels: dict[int, int]) -> _Unit:
+    producers = graph.producers()
+    inside = {name: (at, out) for at, node in enumerate(nodes) for out, name in enumerate(node.outputs) if name}
+    incoming: list[str] = []
+    form: list[Any] = []
+
+    def describe(name: str) -> Any:
+        if name in inside:
+            return inside[name]
+        if name in graph.weights:
+            weight = graph.weights[name]
+            parts = [part.replace(f"{prefix}.{level}.", f"{prefix}.*.", 1) for part in weight.parts]
+            return parts, weight.plus, weight.transposed
+        if name in graph.constants:
+            value = graph.constants[name]
+            return str(value.dtype), value.shape, value.tobytes()
+        if cache := _CACHE.search(name):
+            if int(cache.group(2)) != level:
+                raise CannotReplicateError(f"layer {level} reads the cache of layer {cache.group(2)}")
+            return _CACHE.sub(r"\1.*.", name)
+        producer = producers.get(name)
+        if producer is not None and levels[id(producer)] >= 0:
+            if levels[id(producer)] != level - 1:
+                raise CannotReplicateError(f"layer {level} reads from layer {levels[id(producer)]}")
+            if name not in incoming:
+                incoming.append(name)
+            return "incoming", incoming.index(name)
+        return name
+
+    for node in nodes:
+        outputs = [_CACHE.sub(r"\1.*.", name) if _CACHE.search(name) else bool(name) for name in node.outputs]
+        form.append((node.domain, node.op_type, [describe(name) for name in node.inputs], outputs, node.attributes))
+    return _Unit(nodes, incoming, form)
+
+
+def _locate(unit: _Unit, name: str) -> tuple[int, int]:
+    for at, node in enumerate(unit.nodes):
+        if name in node.outputs:
+            return at, node.outputs.index(name)
+    raise CannotReplicateError(f"no node of the layer before produces {name}")
+
+
+def _copy_unit(
+    graph: Graph,
+    unit: _Unit,
+    prefix: str,
+    source: int,
+    layer: int,
+    mapping: dict[str, str],
+    weights: dict[str, Weight],
+) -> list[Node]:
+    """The unit's nodes for ``layer``; ``source`` is the traced layer it was taken from."""
+    old, new = f"{prefix}.{source}.", f"{prefix}.{layer}."
+    names = dict(mapping)
+
+    def output(name: str) -> str:
+        if not name or (name in graph.outputs and not _CACHE.search(name)):
+            return name
+        names[name] = _CACHE.sub(rf"\g<1>.{layer}.", name) if _CACHE.search(name) else f"{layer}/{name}"
+        return names[name]
+
+    def read(name: str) -> str:
+        if name in names:
+            return names[name]
+        if name in graph.weights:
+            weight = graph.weights[name]
+            renamed = name.replace(old, new)
+            weights[renamed] = Weight(
+                parts=[part.replace(old, new, 1) for part in weight.parts],
+                plus=weight.plus,
+                transposed=weight.transposed,
+            )
+            return renamed
+        return _CACHE.sub(rf"\g<1>.{layer}.", name) if _CACHE.search(name) else name
+
+    copies = []
+    for node in unit.nodes:
+        copy = node.copy()
+        copy.inputs = [read(name) for name in node.inputs]
+        copy.outputs = [output(name) for name in node.outputs]
+        copies.append(copy)
+    return copies
