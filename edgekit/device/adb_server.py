@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -123,13 +124,18 @@ class AdbServer:
             answer = str(error)
         if not answer.startswith(("connected to", "already connected to")):
             raise DeviceUnavailableError(
-                f"connect: {printable(answer)}",
+                f"adb connect: {printable(answer)}",
                 device=name,
                 hint="is adbd listening there (`adb tcpip 5555` on a phone), and is the address right?",
             )
         deadline = Deadline(DEVICE_READY_TIMEOUT_S)
         while self.state(address) in (None, "offline", "connecting", "authorizing") and not deadline.passed:
             time.sleep(0.05)
+
+    def disconnect(self, address: str) -> None:
+        """Forget a device that was connected over the network; no error when it is not known."""
+        with contextlib.suppress(WireError):
+            self.ask(f"host:disconnect:{address}")
 
     def state(self, serial: str) -> str | None:
         """State of one device (``device``, ``offline``, ``unauthorized`` …), None when it is not listed."""

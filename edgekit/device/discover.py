@@ -1,0 +1,144 @@
+"""From what a user typed to a device, and the list of all devices."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgekit.device.local import LocalDevice
+from edgekit.errors import DeviceUnavailableError, EdgekitError, InputError, UnsupportedError
+
+if TYPE_CHECKING:
+    from edgekit.device.adb_server import AdbServer
+    from edgekit.device.base import Device
+
+_HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})\Z")
+#: What ``adb`` itself accepts as a serial; nothing in it can change the meaning of a request to the server.
+_SERIAL = re.compile(r"[A-Za-z0-9._:\[\]@()-]{1,256}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRecord:
+    """One line of ``edgekit devices``. ``None`` is what could not be learnt in the device's state."""
+
+    #: What ``--device`` takes: ``local`` or ``adb:SERIAL``.
+    name: str
+    #: adb's word: ``device`` is ready; ``offline``, ``unauthorized`` and the like are not.
+    state: str
+    model: str | None
+    abi: str | None
+    os: str | None
+    #: What to do when the device is not ready.
+    advice: str | None
+
+
+def resolve(spec: str | None = None) -> Device:
+    """The device that a user means.
+
+    Args:
+        spec: ``local``; ``adb:SERIAL``; ``adb:HOST:PORT``, which is connected when it is not yet listed;
+            ``adb``, the only device there is; None, the device of ``ANDROID_SERIAL``, else ``local``.
+
+    Raises:
+        InputError: the text has no such form.
+        DeviceUnavailableError: no such device, or it cannot be used now.
+        UnsupportedError: ``local`` on a machine that is not Linux.
+    """
+    if spec is None:
+        serial = os.environ.get("ANDROID_SERIAL")
+        spec = f"adb:{serial}" if serial else "local"
+    if spec == "local":
+        return LocalDevice()
+    kind, colon, serial = spec.partition(":")
+    if kind != "adb" or (colon and not serial):
+        raise InputError(
+            f"use device {spec!r}: not the name of a device", hint="local, adb, adb:SERIAL or adb:HOST:PORT"
+        )
+    # Here and not above: naming no phone must not cost the time to load what talks to one.
+    from edgekit.device.adb import AdbDevice
+    from edgekit.device.adb_server import AdbServer
+
+    server = AdbServer.from_environment()
+    serial = _usable(server, serial) if serial else _only(server)
+    return AdbDevice(serial, server)
+
+
+def list_devices() -> list[DeviceRecord]:
+    """This machine (where it can be used) and every device of the adb server, also those that are not ready.
+
+    Raises:
+        DeviceUnavailableError: the adb server cannot be reached or started.
+    """
+    from edgekit.device.adb import AdbDevice
+    from edgekit.device.adb_server import ADVICE, AdbServer
+
+    found: list[DeviceRecord] = []
+    with contextlib.suppress(UnsupportedError):  # not Linux: this machine is no device
+        found.append(_describe(LocalDevice()))
+    server = AdbServer.from_environment()
+    for listed in server.devices():
+        if listed.state == "device":
+            found.append(_describe(AdbDevice(listed.serial, server)))
+        else:
+            model = listed.tags.get("model")
+            advice = ADVICE.get(listed.state, "reconnect it")
+            found.append(DeviceRecord(f"adb:{listed.serial}", listed.state, model, None, None, advice))
+    return found
+
+
+def _describe(device: Device) -> DeviceRecord:
+    from edgekit.device.facts import gather
+
+    try:
+        facts = gather(device)
+    except EdgekitError as error:
+        state = "unsupported" if isinstance(error, UnsupportedError) else "failing"
+        return DeviceRecord(device.name, state, None, None, None, error.message)
+    model = facts.android.get("model") or facts.cpu_model
+    return DeviceRecord(device.name, "device", model, facts.abi, facts.os, None)
+
+
+def _usable(server: AdbServer, serial: str) -> str:
+    from edgekit.device.adb_server import ADVICE
+
+    if not _SERIAL.match(serial):
+        raise InputError(f"use device 'adb:{serial}': {serial!r} cannot be a serial number")
+    state = server.state(serial)
+    if state in (None, "offline") and _HOST_PORT.match(serial):
+        server.connect(serial)
+        state = server.state(serial)
+    if state is None:
+        raise DeviceUnavailableError(
+            "not among the devices of the adb server", device=f"adb:{serial}", hint=_known(server)
+        )
+    if state != "device":
+        raise DeviceUnavailableError(f"its state is {state!r}", device=f"adb:{serial}", hint=ADVICE.get(state))
+    return serial
+
+
+def _only(server: AdbServer) -> str:
+    from edgekit.device.adb_server import ADVICE
+
+    listed = server.devices()
+    ready = [one.serial for one in listed if one.state == "device"]
+    if len(ready) == 1:
+        return ready[0]
+    if ready:
+        raise DeviceUnavailableError("use the only adb device: there are several", hint=_known(server))
+    if listed:
+        one = listed[0]
+        raise DeviceUnavailableError(
+            f"its state is {one.state!r}", device=f"adb:{one.serial}", hint=ADVICE.get(one.state)
+        )
+    raise DeviceUnavailableError(
+        f"use the only adb device: the adb server at {server} knows none",
+        hint="plug one in and allow USB debugging, or name it as adb:HOST:PORT",
+    )
+
+
+def _known(server: AdbServer) -> str:
+    names = [f"adb:{one.serial}" + ("" if one.state == "device" else f" ({one.state})") for one in server.devices()]
+    return f"name one of: {', '.join(names)}" if names else f"the adb server at {server} knows no device; plug one in"

@@ -1,0 +1,64 @@
+"""Fixtures that bring up real boards; see board.py."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import board as boards
+import pytest
+
+
+def _require(arch: boards.Arch) -> None:
+    """Skip, or fail where a board is required (CI)."""
+    reason = boards.missing(arch)
+    if reason is None:
+        return
+    if os.environ.get("EDGEKIT_REQUIRE_BOARD") == "1":
+        pytest.fail(f"EDGEKIT_REQUIRE_BOARD=1, but {reason}")
+    pytest.skip(f"NO BOARD, NOT TESTED: {reason}")
+
+
+@pytest.fixture(scope="session")
+def adb_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A private adb server; the variables that lead to it are set for the whole session."""
+    _require("amd64")
+    with pytest.MonkeyPatch.context() as patch, boards.adb_server(tmp_path_factory.mktemp("adb")) as variables:
+        for name in ("ADB_SERVER_SOCKET", "ANDROID_SERIAL", "EDGEKIT_DEVICE_ROOT"):
+            patch.delenv(name, raising=False)
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield variables
+
+
+@pytest.fixture(scope="session")
+def x86_board(adb_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[boards.Board]:
+    """An x86_64 board shared by the session's tests: leave it as you found it."""
+    _require("amd64")
+    with boards.board(tmp_path_factory.mktemp("x86")) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def arm_board(adb_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[boards.Board]:
+    """An arm64 board, emulated on x86_64, shared by the session's tests."""
+    _require("arm64")
+    with boards.board(tmp_path_factory.mktemp("arm"), arch="arm64") as made:
+        yield made
+
+
+@pytest.fixture
+def new_board(adb_environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., boards.Board]]:
+    """Makes boards that a test may break; arguments as :func:`board.board` without the directory."""
+    with ExitStack() as stack:
+        made: list[boards.Board] = []
+
+        def make(*, arch: boards.Arch = "amd64", storage_bytes: int | None = None) -> boards.Board:
+            _require(arch)
+            directory = tmp_path / f"board{len(made)}"
+            made.append(stack.enter_context(boards.board(directory, arch=arch, storage_bytes=storage_bytes)))
+            return made[-1]
+
+        yield make

@@ -1,0 +1,35 @@
+#!/bin/sh
+# First process of a board, in namespaces of its own (see board.py); when it ends, the board is gone.
+# Usage: init.sh ROOT ADDRESS/PREFIX HOSTNAME STORAGE CPUINFO
+#   STORAGE   a directory to appear as /data/local/tmp, or tmpfs:BYTES
+#   CPUINFO   a file to appear as /proc/cpuinfo, or -
+set -eu
+root=$1 address=$2 name=$3 storage=$4 cpuinfo=$5
+
+echo "$name" >/proc/sys/kernel/hostname
+# The root file system is shared by all boards of this machine: none may change it.
+mount --bind "$root" "$root"
+mount -o remount,bind,ro "$root"
+mount -t proc proc "$root/proc"
+mount -t sysfs -o ro sysfs "$root/sys"
+mount --bind /dev "$root/dev"
+mount --bind /dev/pts "$root/dev/pts"
+mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+mount -t tmpfs -o mode=755 tmpfs "$root/run"
+mount -t tmpfs -o mode=700 tmpfs "$root/root"
+case $storage in
+tmpfs:*) mount -t tmpfs -o "size=${storage#tmpfs:},mode=771" tmpfs "$root/data/local/tmp" ;;
+*) mount --bind "$storage" "$root/data/local/tmp" ;;
+esac
+[ "$cpuinfo" = - ] || mount --bind "$cpuinfo" "$root/proc/cpuinfo"
+
+echo ready
+read -r _ # the host has put eth0 into this namespace
+ip link set lo up
+ip address add "$address" dev eth0
+ip link set eth0 up
+echo up
+# Not exec: as process 1 this shell also reaps what commands leave behind.
+env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root SHELL=/bin/sh ADBD_PORT=5555 \
+    chroot "$root" /usr/sbin/adbd &
+wait

@@ -1,0 +1,52 @@
+#!/bin/sh
+# Makes this machine ready for tests/board: packages, emulation of arm64, and the root file systems of the boards.
+# Run as root; doing it again costs nothing. The boards' file systems lie in $EDGEKIT_BOARD_CACHE
+# (default: ~/.cache/edgekit/board), named after what they are made of, so a change here makes new ones.
+# Usage: prepare.sh [amd64] [arm64]      (default: both)
+set -eu
+
+release=trixie            # the first Debian with a real adbd
+packages=adbd,procps
+cache=${EDGEKIT_BOARD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/edgekit/board}
+
+if [ "$(id -u)" != 0 ]; then
+    echo "prepare.sh: needs root (packages, binfmt_misc, mmdebstrap)" >&2
+    exit 1
+fi
+
+missing=
+need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
+need adb adb
+need mmdebstrap mmdebstrap
+need arch-test arch-test
+need qemu-aarch64-static qemu-user-static
+need update-binfmts binfmt-support
+need ip iproute2
+if [ -n "$missing" ]; then
+    apt-get update -q
+    # shellcheck disable=SC2086  # a list of package names
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing
+fi
+
+mkdir -p "$cache"
+[ $# -gt 0 ] || set -- amd64 arm64
+for arch; do
+    if [ "$arch" = arm64 ] && [ "$(uname -m)" != aarch64 ]; then
+        [ -e /proc/sys/fs/binfmt_misc/register ] || mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
+        [ -e /proc/sys/fs/binfmt_misc/qemu-aarch64 ] || update-binfmts --enable qemu-aarch64
+    fi
+    root=$cache/$release-$arch
+    # One build at a time, also between several test runs.
+    (
+        flock 9
+        if [ ! -e "$root/.complete" ]; then
+            rm -rf "$root" "$root.tmp"
+            mmdebstrap --quiet --arch="$arch" --variant=minbase --include="$packages" "$release" "$root.tmp"
+            # Where a board's storage and an emulated board's processor description are mounted.
+            mkdir -p "$root.tmp/data/local/tmp"
+            touch "$root.tmp/.complete"
+            mv "$root.tmp" "$root"
+        fi
+    ) 9>"$cache/$release-$arch.lock"
+    echo "board $arch: $root"
+done
