@@ -173,11 +173,11 @@ def samples(run: RunData) -> dict[Test, list[Sample]]:
     return dict(sorted(found.items(), key=lambda item: item[0].order))
 
 
-def load_times(run: RunData, threads: int) -> LoadTimes:
-    """Load times of all launches with that many threads."""
+def load_times(run: RunData) -> LoadTimes:
+    """Load times of all launches, whatever their threads: only the first few loads of a session can be cold."""
     times = LoadTimes(cold=[], warm=[], other=[])
     for data in run.launches:
-        if data.stream is None or data.launch.threads != threads:
+        if data.stream is None:
             continue
         for event in data.stream.events:
             if isinstance(event, Loaded):

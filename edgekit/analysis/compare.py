@@ -1,0 +1,252 @@
+"""Comparing runs: every figure with its interval, every difference with its verdict."""
+
+from __future__ import annotations
+
+import statistics as plain
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from edgekit.analysis import metrics, statistics
+from edgekit.analysis.comparison import Comparison, Pairing, Ratio, Row
+from edgekit.analysis.labels import labels
+from edgekit.analysis.load import RunData
+from edgekit.analysis.metrics import Sample, Test
+from edgekit.errors import InputError
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A ratio that waits for the correction: its difference and the values behind it."""
+
+    row: int
+    difference: statistics.Difference
+    values: list[float]
+    base: list[float]
+    pairing: Pairing
+
+
+def compare(runs: Sequence[RunData], baseline: RunData | str | None = None) -> Comparison:
+    """Compare runs test by test.
+
+    Args:
+        runs: at least one; of any models, plans and devices.
+        baseline: the run that ratios refer to, itself or its id or label; the first run when None.
+
+    Returns:
+        One row per run and test, in the order of ``runs``. A row has a ratio only where the
+        baseline ran the same test with as many threads on the same device, both on real
+        hardware and with a golden check that did not fail; otherwise ``no_ratio`` says why.
+
+    Raises:
+        InputError: no runs, one given twice, or no such baseline.
+    """
+    if not runs:
+        raise InputError("compare: no run was given", hint="name at least one run directory")
+    identities = [data.run.id for data in runs]
+    for identity in identities:
+        if identities.count(identity) > 1:
+            raise InputError(f"compare: run {identity} was given more than once")
+    names = labels(runs)
+    base_index = _baseline_index(runs, names, baseline)
+    base = runs[base_index]
+    base_samples = metrics.samples(base)
+
+    rows: list[Row] = []
+    waiting: list[_Judged] = []
+    faults: list[str] = []
+    for data, label in zip(runs, names, strict=True):
+        faults += [f"{label}: {fault}" for fault in (*data.faults, *metrics.dropped_trials(data))]
+        found = base_samples if data is base else metrics.samples(data)
+        if not found:
+            faults.append(f"{label}: no trial was measured")
+        for test, measured in found.items():
+            reason = _no_ratio(data, base, test, base_samples)
+            if reason is None:
+                waiting.append(_difference(len(rows), measured, base_samples[test], data, base))
+            rows.append(_row(data, label, test, measured, reason))
+    family = [entry for entry in waiting if entry.difference.p is not None]
+    corrected = statistics.holm([entry.difference.p for entry in family if entry.difference.p is not None])
+    by_row = {entry.row: value for entry, value in zip(family, corrected, strict=True)}
+    for entry in waiting:
+        ratio = _ratio(entry, by_row.get(entry.row))
+        rows[entry.row] = msgspec.structs.replace(rows[entry.row], ratio=ratio)
+    return Comparison(
+        schema_version=Comparison.SCHEMA_VERSION,
+        baseline=base.run.id,
+        baseline_label=names[base_index],
+        comparisons=len(family),
+        rows=rows,
+        faults=faults,
+    )
+
+
+def same_device(one: RunData, other: RunData) -> bool:
+    """Whether two runs come from one device, as far as its facts tell (``local`` is a name on every machine)."""
+    first, second = one.run.device, other.run.device
+    return (first.name, first.abi, first.cpu_model, first.cpus) == (
+        second.name,
+        second.abi,
+        second.cpu_model,
+        second.cpus,
+    )
+
+
+def paired_values(
+    measured: Sequence[Sample], base: Sequence[Sample], *, same_session: bool
+) -> tuple[list[float], list[float]] | None:
+    """Speeds by round if the rounds were measured in turn, else None.
+
+    In turn: one session, at least three rounds with samples of both, and every launch of a
+    round came before every launch of the next. A round's value is the median of its samples.
+    """
+    if not same_session:
+        return None
+    values: list[float] = []
+    others: list[float] = []
+    last = -1
+    for number in sorted({sample.round for sample in measured} & {sample.round for sample in base}):
+        here = [sample for sample in measured if sample.round == number]
+        there = [sample for sample in base if sample.round == number]
+        positions = [sample.position for sample in (*here, *there)]
+        if min(positions) <= last:
+            return None
+        last = max(positions)
+        values.append(plain.median(sample.tok_s for sample in here))
+        others.append(plain.median(sample.tok_s for sample in there))
+    return (values, others) if len(values) >= statistics.MIN_SAMPLES else None
+
+
+def _baseline_index(runs: Sequence[RunData], names: Sequence[str], baseline: RunData | str | None) -> int:
+    if baseline is None:
+        return 0
+    for index, (data, name) in enumerate(zip(runs, names, strict=True)):
+        if data is baseline or baseline in (data.run.id, name, str(data.path), data.bundle.recipe.name):
+            return index
+    wanted = baseline if isinstance(baseline, str) else baseline.run.id
+    raise InputError(
+        f"compare: the baseline {wanted!r} is none of the runs",
+        hint=f"runs: {', '.join(data.run.id for data in runs)}",
+    )
+
+
+def _no_ratio(data: RunData, base: RunData, test: Test, base_samples: dict[Test, list[Sample]]) -> str | None:
+    if data is base:
+        return "baseline"
+    for side, whose in ((data, "this run"), (base, "the baseline")):
+        facts = side.run.device
+        if facts.fidelity != "real":
+            why = f" ({facts.fidelity_reason})" if facts.fidelity_reason else ""
+            return f"{whose} is {facts.fidelity}{why}: its times say nothing about speed"
+        golden = metrics.golden_verdict(side)
+        if golden is not None and not golden.passed:
+            return f"{whose} failed the golden check on the device"
+    if not same_device(data, base):
+        return f"measured on another device than the baseline ({base.run.device.name})"
+    if test not in base_samples:
+        return f"the baseline has no {test.name} with {test.threads} threads"
+    return None
+
+
+def _difference(row: int, measured: Sequence[Sample], base: Sequence[Sample], data: RunData, other: RunData) -> _Judged:
+    same_session = data.run.session == other.run.session
+    pairs = paired_values(measured, base, same_session=same_session)
+    if pairs is not None:
+        values, others = pairs
+        return _Judged(row, statistics.compare_paired(values, others), values, others, "in turn")
+    values = [sample.tok_s for sample in measured]
+    others = [sample.tok_s for sample in base]
+    pairing: Pairing = "same session, not in turn" if same_session else "not measured in turn"
+    return _Judged(row, statistics.compare_unpaired(values, others), values, others, pairing)
+
+
+def _ratio(entry: _Judged, corrected: float | None) -> Ratio:
+    verdict, reasons = statistics.judge(entry.difference, corrected, entry.values, entry.base)
+    difference = entry.difference
+    return Ratio(
+        median=difference.ratio,
+        low=difference.low,
+        high=difference.high,
+        verdict=verdict,
+        reasons=reasons,
+        p=difference.p,
+        p_corrected=corrected,
+        n=difference.n,
+        paired=difference.paired,
+        pairing=entry.pairing,
+    )
+
+
+def _row(data: RunData, label: str, test: Test, measured: Sequence[Sample], no_ratio: str | None) -> Row:
+    bundle, run = data.bundle, data.run
+    speeds = [sample.tok_s for sample in measured]
+    summary = statistics.estimate(speeds)
+    steps = [step for sample in measured for step in sample.token_ms]
+    p50, p90, p99 = _percentiles(steps)
+    loads = metrics.load_times(data)
+    peak = metrics.memory_peak(data, test.threads)
+    golden = metrics.golden_verdict(data)
+    ttft = None
+    if test.kind == "prefill" and test.depth == 0:
+        ttft = plain.median(sample.seconds for sample in measured) * 1000
+    return Row(
+        run=run.id,
+        session=run.session,
+        label=label,
+        model=bundle.model,
+        size_bytes=bundle.size_bytes,
+        parameters=bundle.architecture.parameters,
+        backend=bundle.runtime.backend,
+        threads=test.threads,
+        test=test.name,
+        kind=test.kind,
+        tokens=test.tokens,
+        depth=test.depth,
+        median_tok_s=summary.median,
+        low_tok_s=summary.low,
+        high_tok_s=summary.high,
+        mean_tok_s=summary.mean,
+        stddev_tok_s=summary.stddev,
+        samples=summary.n,
+        samples_tok_s=speeds,
+        recipe=bundle.recipe.name,
+        runtime=bundle.runtime.name,
+        runtime_version=bundle.runtime.version,
+        device=run.device.name,
+        fidelity=run.device.fidelity,
+        bits_per_weight=bundle.recipe.bits_per_weight,
+        kl_mean=bundle.gate.figures.kl_mean,
+        same_top=bundle.gate.figures.same_top,
+        perplexity=bundle.gate.figures.perplexity,
+        perplexity_reference=bundle.gate.figures.perplexity_reference,
+        faithful=bundle.gate.passed,
+        golden_passed=None if golden is None else golden.passed,
+        peak_memory_bytes=peak.peak if peak else None,
+        peak_anon_bytes=peak.anon if peak else None,
+        peak_file_bytes=peak.file if peak else None,
+        load_cold_s=_median(loads.cold),
+        load_warm_s=_median(loads.warm),
+        load_other_s=_median(loads.other),
+        ttft_ms=ttft,
+        token_p50_ms=p50,
+        token_p90_ms=p90,
+        token_p99_ms=p99,
+        unstable=statistics.stability(speeds).reasons,
+        ratio=None,
+        no_ratio=no_ratio,
+    )
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return plain.median(values) if values else None
+
+
+def _percentiles(steps: Sequence[float]) -> tuple[float | None, float | None, float | None]:
+    """50th, 90th and 99th percentile, linear between neighbours."""
+    if not steps:
+        return None, None, None
+    import numpy as np
+
+    p50, p90, p99 = np.percentile(np.asarray(steps), [50, 90, 99])
+    return float(p50), float(p90), float(p99)

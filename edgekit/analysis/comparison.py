@@ -1,0 +1,103 @@
+"""The comparison as data: what ``compare`` finds, ready for JSON."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import msgspec
+
+from edgekit.analysis.statistics import Verdict
+from edgekit.schema.codec import Document
+
+#: How two results were measured relative to each other.
+Pairing = Literal["in turn", "same session, not in turn", "not measured in turn"]
+
+
+class Ratio(msgspec.Struct, frozen=True, kw_only=True):
+    """Speed of a row over speed of the baseline's row of the same test; above 1 the row is faster."""
+
+    median: float
+    #: 95% interval, not corrected for the number of comparisons; None below three samples.
+    low: float | None
+    high: float | None
+    verdict: Verdict
+    #: Why a verdict is ``unstable``.
+    reasons: list[str]
+    #: Two-sided p value, and the same corrected after Holm over all ratios of the comparison.
+    p: float | None
+    p_corrected: float | None
+    #: Rounds if paired, else samples of the smaller side.
+    n: int
+    paired: bool
+    pairing: Pairing
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One test of one run. Speeds in tokens per second; see :mod:`edgekit.analysis.metrics` for the definitions."""
+
+    run: str
+    session: str
+    label: str
+    model: str
+    size_bytes: int
+    parameters: int
+    backend: str
+    threads: int
+    test: str
+    kind: Literal["prefill", "decode"]
+    tokens: int
+    depth: int
+    median_tok_s: float
+    low_tok_s: float | None
+    high_tok_s: float | None
+    mean_tok_s: float
+    stddev_tok_s: float
+    samples: int
+    samples_tok_s: list[float]
+    recipe: str
+    runtime: str
+    runtime_version: str
+    device: str
+    #: ``real``; else the speed means nothing and is compared with nothing.
+    fidelity: str
+    bits_per_weight: float
+    kl_mean: float
+    same_top: float
+    perplexity: float
+    perplexity_reference: float
+    #: The bundle passed the gate; False where a failed gate was overridden.
+    faithful: bool
+    #: The golden check on the device; None when none ran.
+    golden_passed: bool | None
+    peak_memory_bytes: int | None
+    peak_anon_bytes: int | None
+    peak_file_bytes: int | None
+    #: Median load times of the whole run; see :class:`edgekit.analysis.metrics.LoadTimes`.
+    load_cold_s: float | None
+    load_warm_s: float | None
+    load_other_s: float | None
+    #: Prefill at depth 0: median time of the whole prompt's forward pass.
+    ttft_ms: float | None
+    #: Decode: percentiles over the steps of all samples.
+    token_p50_ms: float | None
+    token_p90_ms: float | None
+    token_p99_ms: float | None
+    unstable: list[str]
+    ratio: Ratio | None
+    #: Why there is no ratio.
+    no_ratio: str | None
+
+
+class Comparison(Document, frozen=True, kw_only=True):
+    """Runs side by side, all ratios against one baseline."""
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+    TITLE: ClassVar[str] = "comparison"
+
+    baseline: str
+    baseline_label: str
+    #: Ratios with a p value: the family that Holm's correction covers.
+    comparisons: int
+    rows: list[Row]
+    #: What is missing or could not be read, by run.
+    faults: list[str]

@@ -1,0 +1,194 @@
+"""A comparison as tables: llama-bench's columns first, then what it does not measure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgekit.analysis.comparison import Comparison, Row
+from edgekit.reporting import formats
+from edgekit.reporting.tables import Column, Format, Record, Table, column, print_table, render
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+#: Fields of the machine formats that stand for a ratio, beside those of :class:`~edgekit.analysis.comparison.Row`.
+RATIO_KEYS = (
+    "ratio",
+    "ratio_low",
+    "ratio_high",
+    "verdict",
+    "verdict_reasons",
+    "p",
+    "p_corrected",
+    "pairing",
+    "no_ratio",
+)
+ROW_KEYS = tuple(name for name in Row.__struct_fields__ if name not in ("ratio", "no_ratio"))
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """All figures, one record per run and test; people see llama-bench's columns, the interval and the verdict."""
+    records = [_record(row) for row in comparison.rows]
+    rows = comparison.rows
+    columns = [
+        Column("model", lambda record: formats.plain_text(f"{record['model']} {record['recipe']}")),
+        column("size_bytes", "size", formats.size, right=True),
+        column("parameters", "params", formats.count, right=True),
+        column("backend", "backend", lambda value: formats.plain_text(value).upper()),
+        column("threads", "threads", right=True),
+        column("test", "test", right=True),
+        Column("t/s", speed_text, right=True),
+        Column("95% interval", lambda record: formats.interval(record["low_tok_s"], record["high_tok_s"]), right=True),
+    ]
+    if len({row.runtime for row in rows}) > 1:
+        columns.append(column("runtime", "runtime"))
+    if len({row.device for row in rows}) > 1:
+        columns.append(column("device", "device"))
+    if len({row.run for row in rows}) > 1:
+        columns.append(Column(f"vs {comparison.baseline_label}", ratio_text, right=True))
+        columns.append(Column("verdict", verdict_text))
+    return Table(records, (*ROW_KEYS, *RATIO_KEYS), columns, notes=notes(comparison))
+
+
+def bundle_table(comparison: Comparison) -> Table:
+    """What does not depend on the test: quality, size, memory and load, one record per run and thread count."""
+    seen: dict[tuple[str, int], Row] = {}
+    for row in comparison.rows:
+        seen.setdefault((row.run, row.threads), row)
+    keys = (
+        "run",
+        "label",
+        "model",
+        "recipe",
+        "runtime",
+        "runtime_version",
+        "device",
+        "fidelity",
+        "threads",
+        "size_bytes",
+        "bits_per_weight",
+        "kl_mean",
+        "same_top",
+        "perplexity",
+        "perplexity_reference",
+        "faithful",
+        "golden_passed",
+        "peak_memory_bytes",
+        "peak_anon_bytes",
+        "peak_file_bytes",
+        "load_cold_s",
+        "load_warm_s",
+        "load_other_s",
+    )
+    columns = [
+        column("label", "bundle"),
+        column("threads", "threads", right=True),
+        column("bits_per_weight", "bits/weight", formats.number, right=True),
+        column("kl_mean", "KL mean", lambda value: formats.number(value, 2), right=True),
+        column("same_top", "same top", formats.percent, right=True),
+        Column(
+            "perplexity",
+            lambda record: f"{record['perplexity']:.2f} ({record['perplexity_reference']:.2f})",
+            right=True,
+        ),
+        column("peak_memory_bytes", "peak memory", formats.size, right=True),
+        Column("load", load_text, right=True),
+        column("golden_passed", "golden check", golden_text),
+    ]
+    return Table([_record(row) for row in seen.values()], keys, columns)
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What a reader must know about the figures, and what is missing."""
+    found = ["t/s: median ± standard deviation; interval: 95% bootstrap of the median."]
+    ratios = [row.ratio for row in comparison.rows if row.ratio is not None]
+    if comparison.comparisons > 1:
+        found.append(f"Verdicts are corrected for {comparison.comparisons} comparisons (Holm).")
+    apart = {ratio.pairing for ratio in ratios} - {"in turn"}
+    if "not measured in turn" in apart:
+        found.append(
+            "Runs of different sessions are not measured in turn: a difference may be the device's, not the bundle's."
+        )
+    elif apart:
+        found.append("Runs were not measured in turn: a change of the device falls on one of them.")
+    for row in comparison.rows:
+        if row.fidelity != "real":
+            found.append(f"{row.label}: {row.fidelity} device, its times say nothing about speed.")
+    found += [
+        f"Unstable: {row.label} {row.test}, {', '.join(row.unstable)}." for row in comparison.rows if row.unstable
+    ]
+    found += [f"Missing: {fault}." for fault in comparison.faults]
+    return list(dict.fromkeys(found))
+
+
+def render_comparison(comparison: Comparison, format: Format) -> str:
+    """The comparison in one of the table formats; md holds two tables, speeds first."""
+    if format == "md":
+        return render(comparison_table(comparison), "md") + "\n" + render(bundle_table(comparison), "md")
+    return render(comparison_table(comparison), format)
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Draw the comparison on a terminal."""
+    print_table(bundle_table(comparison), console)
+    print_table(comparison_table(comparison), console)
+
+
+def speed_text(record: Record) -> str:
+    """``123.45 ± 1.20``, as llama-bench writes it; marked where it is no speed of real hardware."""
+    text = f"{record['median_tok_s']:.2f} ± {record['stddev_tok_s']:.2f}"
+    return text if record["fidelity"] == "real" else f"({record['fidelity']}) {text}"
+
+
+def ratio_text(record: Record) -> str:
+    """``1.23x [1.20, 1.26]``."""
+    if record["ratio"] is None:
+        return formats.MISSING
+    ends = formats.interval(record["ratio_low"], record["ratio_high"])
+    return f"{record['ratio']:.2f}x" + ("" if ends == formats.MISSING else f" {ends}")
+
+
+def verdict_text(record: Record) -> str:
+    """The verdict, or why there is none."""
+    if record["verdict"] is None:
+        return formats.plain_text(record["no_ratio"])
+    extra = "; ".join(record["verdict_reasons"] or ())
+    if record["pairing"] != "in turn":
+        extra = "; ".join(part for part in (extra, record["pairing"]) if part)
+    return f"{record['verdict']} ({extra})" if extra else str(record["verdict"])
+
+
+def load_text(record: Record) -> str:
+    """The load time that is known best: cold, else unknown, else warm."""
+    for key, name in (("load_cold_s", "cold"), ("load_other_s", ""), ("load_warm_s", "warm")):
+        if record[key] is not None:
+            return f"{formats.seconds(record[key])} {name}".strip()
+    return formats.MISSING
+
+
+def golden_text(value: Any) -> str:
+    """``passed``, ``FAILED`` or ``not run``."""
+    return "not run" if value is None else "passed" if value else "FAILED"
+
+
+def records_of(comparison: Comparison) -> Sequence[Record]:
+    """The machine records of a comparison, as csv, json and jsonl hold them."""
+    return comparison_table(comparison).records
+
+
+def _record(row: Row) -> Record:
+    record = {name: value for name, value in msgspec.structs.asdict(row).items() if name != "ratio"}
+    ratio = row.ratio
+    return record | {
+        "ratio": ratio.median if ratio else None,
+        "ratio_low": ratio.low if ratio else None,
+        "ratio_high": ratio.high if ratio else None,
+        "verdict": ratio.verdict if ratio else None,
+        "verdict_reasons": ratio.reasons if ratio else None,
+        "p": ratio.p if ratio else None,
+        "p_corrected": ratio.p_corrected if ratio else None,
+        "pairing": ratio.pairing if ratio else None,
+    }

@@ -1,0 +1,169 @@
+"""Ratios stand only where like was compared with like; elsewhere the reason stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from data_runs import Session, bundle, device
+
+from edgekit.analysis import metrics
+from edgekit.analysis.compare import compare
+from edgekit.analysis.comparison import Comparison
+from edgekit.analysis.load import RunData, load_run
+from edgekit.errors import InputError
+
+
+def load(session: Session) -> list[RunData]:
+    return [load_run(path) for path in session.write()]
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[RunData]:
+    return load(Session(tmp_path))
+
+
+def test_rows_hold_every_test_of_every_run(runs: list[RunData]) -> None:
+    found = compare(runs)
+    assert [(row.recipe, row.threads, row.test) for row in found.rows] == [
+        (recipe, threads, test) for recipe in ("fp32", "w8", "w4") for threads in (1, 2) for test in ("pp128", "tg64")
+    ]
+    row = found.rows[-1]
+    samples = metrics.samples(runs[2])[metrics.Test(2, "decode", 64)]
+    assert row.samples_tok_s == [sample.tok_s for sample in samples]
+    assert row.median_tok_s == sorted(row.samples_tok_s)[2]
+    assert row.low_tok_s is not None
+    assert row.low_tok_s <= row.median_tok_s <= row.high_tok_s
+    assert row.peak_memory_bytes > row.size_bytes
+    assert row.token_p50_ms == pytest.approx(1000 / row.median_tok_s, rel=0.05)
+    assert found.rows[0].ttft_ms == pytest.approx(128 / found.rows[0].median_tok_s * 1000)
+    assert row.ttft_ms is None
+
+
+def test_runs_of_one_session_are_compared_in_turn(runs: list[RunData]) -> None:
+    found = compare(runs)
+    assert found.baseline == runs[0].run.id
+    assert all(row.ratio is None and row.no_ratio == "baseline" for row in found.rows[:4])
+    ratios = [row.ratio for row in found.rows[4:]]
+    assert all(ratio.pairing == "in turn" and ratio.paired and ratio.n == 5 for ratio in ratios)
+    assert {ratio.verdict for ratio in ratios} == {"faster"}
+    assert found.comparisons == 8
+    assert all(ratio.p_corrected >= ratio.p for ratio in ratios)
+
+
+def test_the_baseline_can_be_chosen(runs: list[RunData]) -> None:
+    by_run, by_id, by_label = compare(runs, runs[2]), compare(runs, runs[2].run.id), compare(runs, "w4")
+    assert by_run == by_id == by_label
+    assert {row.ratio.verdict for row in by_run.rows if row.recipe == "fp32"} == {"slower"}
+    with pytest.raises(InputError, match="none of the runs") as caught:
+        compare(runs, "w5")
+    assert runs[0].run.id in caught.value.hint
+
+
+def test_the_same_bundle_twice_shows_no_difference(tmp_path: Path) -> None:
+    found = compare(load(Session(tmp_path, bundles=[bundle("w4"), bundle("w4")], threads=(1,))))
+    assert [row.label for row in found.rows[::2]] == ["w4 #1", "w4 #2"]
+    assert {row.ratio.verdict for row in found.rows[2:]} == {"no difference shown"}
+
+
+def test_a_shared_drift_does_not_fake_a_difference(tmp_path: Path) -> None:
+    session = Session(tmp_path, bundles=[bundle("w4"), bundle("w4")], threads=(1,), drift=lambda place: 1 - 0.3 * place)
+    found = compare(load(session))
+    assert all(row.unstable for row in found.rows)
+    assert {row.ratio.verdict for row in found.rows[2:]} <= {"no difference shown", "unstable"}
+
+
+def test_drift_of_runs_not_in_turn_is_unstable(tmp_path: Path) -> None:
+    session = Session(
+        tmp_path,
+        bundles=[bundle("w4"), bundle("w4")],
+        threads=(1,),
+        drift=lambda place: 1 - 0.4 * place,
+        interleaved=False,
+    )
+    found = compare(load(session))
+    for row in found.rows[2:]:
+        assert row.ratio.pairing == "same session, not in turn"
+        assert row.ratio.verdict == "unstable"
+        assert "speed fell" in row.ratio.reasons[0]
+
+
+def test_runs_of_two_sessions_say_so(tmp_path: Path) -> None:
+    one = load(Session(tmp_path, bundles=[bundle("w8")]))
+    two = load(Session(tmp_path, bundles=[bundle("w4")], name="2026-01-06T100000-def456"))
+    ratios = [row.ratio for row in compare([*one, *two]).rows[4:]]
+    assert {ratio.pairing for ratio in ratios} == {"not measured in turn"}
+    assert not any(ratio.paired for ratio in ratios)
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ({"device": device(name="adb:other")}, "another device than the baseline"),
+        ({"device": device(cpu_model="Cortex-A55")}, "another device than the baseline"),
+        ({"device": device(fidelity="emulated", fidelity_reason="qemu-aarch64")}, r"emulated \(qemu-aarch64\)"),
+        ({"device": device(fidelity="simulated")}, "this run is simulated: its times say nothing about speed"),
+        ({"threads": (4,)}, "the baseline has no pp128 with 4 threads"),
+        ({"prompts": (64,), "generates": (32,)}, "the baseline has no pp64 with 1 threads"),
+        ({"depths": (256,)}, "the baseline has no pp128 @ d256"),
+        ({"golden_passed": False}, "this run failed the golden check"),
+    ],
+)
+def test_unlike_things_get_no_ratio_but_a_reason(tmp_path: Path, other: dict, reason: str) -> None:
+    one = load(Session(tmp_path, bundles=[bundle("w8")]))
+    two = load(Session(tmp_path, bundles=[bundle("w4")], name="second", **other))
+    rows = [row for row in compare([*one, *two]).rows if row.recipe == "w4"]
+    assert rows
+    assert all(row.ratio is None for row in rows)
+    import re
+
+    assert re.search(reason, rows[0].no_ratio)
+
+
+def test_an_emulated_baseline_gives_no_ratio_either(tmp_path: Path) -> None:
+    found = compare(load(Session(tmp_path, device=device(fidelity="emulated"))))
+    assert all(row.ratio is None for row in found.rows)
+    assert "the baseline is emulated" in found.rows[-1].no_ratio or "this run is emulated" in found.rows[-1].no_ratio
+
+
+def test_two_samples_are_too_few(tmp_path: Path) -> None:
+    found = compare(load(Session(tmp_path, rounds=2)))
+    assert {row.ratio.verdict for row in found.rows if row.ratio} == {"too few samples"}
+    assert found.comparisons == 0
+    assert found.rows[0].low_tok_s is None
+
+
+def test_gaps_are_named(tmp_path: Path) -> None:
+    paths = Session(tmp_path, bundles=[bundle("w8"), bundle("w4")], threads=(1,), rounds=3).write()
+    for launch in ("001", "002", "003"):
+        (paths[1] / "launches" / launch / "events.jsonl").unlink()
+    found = compare([load_run(path) for path in paths])
+    assert {row.recipe for row in found.rows} == {"w8"}
+    assert sum("no events" in fault for fault in found.faults) == 3
+    assert found.faults[-1] == "w4: no trial was measured"
+
+
+def test_bad_calls_are_refused(runs: list[RunData]) -> None:
+    with pytest.raises(InputError, match="no run was given"):
+        compare([])
+    with pytest.raises(InputError, match="given more than once"):
+        compare([runs[0], runs[0]])
+
+
+def test_a_comparison_survives_json(runs: list[RunData]) -> None:
+    found = compare(runs)
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Comparison) == found
+
+
+@pytest.mark.parametrize(
+    ("bundles", "labels"),
+    [
+        ([("w8", "a"), ("w4", "a")], ["w8", "w4"]),
+        ([("w8", "a"), ("w8", "b")], ["a · w8", "b · w8"]),
+        ([("w8", "a"), ("w8", "a")], ["w8 #1", "w8 #2"]),
+    ],
+)
+def test_labels_say_what_differs(tmp_path: Path, bundles: list, labels: list[str]) -> None:
+    session = Session(tmp_path, bundles=[bundle(recipe, model=model) for recipe, model in bundles], threads=(1,))
+    assert list(dict.fromkeys(row.label for row in compare(load(session)).rows)) == labels

@@ -1,0 +1,143 @@
+"""Verdicts hold what they promise, on simulated measurements whose truth is known."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from edgekit.analysis import statistics
+
+TRIES = 400
+Noise = Callable[[random.Random], float]
+
+#: What scatters a measurement: evenly, with heavy tails, or with a stall now and then.
+NOISES: dict[str, Noise] = {
+    "even": lambda draw: draw.lognormvariate(0, 0.01),
+    "heavy tails": lambda draw: draw.lognormvariate(0, 0.004 / max(0.08, draw.random())),
+    "stalls": lambda draw: draw.lognormvariate(0, 0.01) * (0.8 if draw.random() < 0.1 else 1),
+}
+
+
+def verdicts(noise: Noise, *, n: int, effect: float, paired: bool, tries: int = TRIES) -> Counter[str]:
+    draw = random.Random(7)
+    found: Counter[str] = Counter()
+    for _ in range(tries):
+        # The rounds share what the device does; pairing must take it out.
+        shared = [draw.lognormvariate(0, 0.03) if paired else 1.0 for _ in range(n)]
+        values = [100 * effect * level * noise(draw) for level in shared]
+        base = [100 * level * noise(draw) for level in shared]
+        difference = (statistics.compare_paired if paired else statistics.compare_unpaired)(values, base)
+        verdict, _ = statistics.judge(difference, difference.p, values, base)
+        found[verdict] += 1
+    return found
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_no_difference_is_found_where_there_is_none(noise: str, paired: bool, n: int) -> None:
+    found = verdicts(NOISES[noise], n=n, effect=1.0, paired=paired)
+    wrong = found["faster"] + found["slower"]
+    # 5% are promised; 400 tries leave three standard errors of 1.1%.
+    assert wrong / TRIES <= 0.05 + 3 * 0.011, found
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize(("effect", "verdict"), [(1.05, "faster"), (0.95, "slower")])
+def test_a_true_difference_is_found(paired: bool, effect: float, verdict: str) -> None:
+    found = verdicts(NOISES["even"], n=5, effect=effect, paired=paired)
+    assert found[verdict] / TRIES >= 0.9, found
+    assert found[{"faster": "slower", "slower": "faster"}[verdict]] == 0
+
+
+def test_pairing_takes_out_what_rounds_share() -> None:
+    draw = random.Random(3)
+    shared = [1.0, 0.8, 1.2, 0.7, 1.1]
+    values = [104 * level * draw.lognormvariate(0, 0.005) for level in shared]
+    base = [100 * level * draw.lognormvariate(0, 0.005) for level in shared]
+    paired = statistics.compare_paired(values, base)
+    assert statistics.judge(paired, paired.p, values, base) == ("faster", [])
+    unpaired = statistics.compare_unpaired(values, base)
+    verdict, reasons = statistics.judge(unpaired, unpaired.p, values, base)
+    assert verdict == "unstable"
+    assert "scatter" in reasons[0]
+
+
+def test_drift_is_called_unstable_with_its_size() -> None:
+    falling = [100.0, 97, 94, 91, 88, 85]
+    steady = [80.0, 80.5, 79.5, 80.2, 79.9, 80.1]
+    difference = statistics.compare_unpaired(falling, steady)
+    verdict, reasons = statistics.judge(difference, difference.p, falling, steady)
+    assert verdict == "unstable"
+    assert reasons == ["speed fell by 16% over the session"]
+    assert statistics.stability(steady).stable
+
+
+def test_a_gulf_is_a_difference_even_with_scatter() -> None:
+    fast, slow = [300.0, 250, 350, 280, 400], [100.0, 99, 101, 100, 100]
+    difference = statistics.compare_unpaired(fast, slow)
+    assert statistics.judge(difference, difference.p, fast, slow)[0] == "faster"
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_too_few_samples_give_no_verdict(n: int) -> None:
+    values = [100.0, 101.0][:n]
+    for compare in (statistics.compare_paired, statistics.compare_unpaired):
+        difference = compare(values, [50.0, 51.0][:n])
+        assert difference.ratio == pytest.approx(2, rel=0.02)
+        assert (difference.low, difference.high, difference.p) == (None, None, None)
+        assert statistics.judge(difference, None, values, values)[0] == "too few samples"
+    assert statistics.estimate(values).low is None
+
+
+def test_identical_samples_are_no_difference_and_constant_ones_are() -> None:
+    same = statistics.compare_unpaired([5.0] * 5, [5.0] * 5)
+    assert (same.ratio, same.low, same.high, same.p) == (1, 1, 1, 1)
+    other = statistics.compare_paired([10.0] * 5, [5.0] * 5)
+    assert (other.ratio, other.low, other.high) == (2, 2, 2)
+    assert other.p == pytest.approx(0, abs=1e-12)
+
+
+def test_the_p_values_are_those_of_scipys_t_tests() -> None:
+    import numpy as np
+    from scipy import stats
+
+    draw = random.Random(1)
+    values = [draw.lognormvariate(4, 0.05) for _ in range(6)]
+    base = [draw.lognormvariate(4.05, 0.1) for _ in range(9)]
+    welch = stats.ttest_ind(np.log(values), np.log(base), equal_var=False)
+    assert statistics.compare_unpaired(values, base).p == pytest.approx(welch.pvalue)
+    paired = stats.ttest_rel(np.log(values), np.log(base[:6]))
+    assert statistics.compare_paired(values, base[:6]).p == pytest.approx(paired.pvalue)
+
+
+def test_the_interval_of_a_median_covers_it() -> None:
+    draw = random.Random(5)
+    covered = 0
+    for _ in range(1000):
+        found = statistics.estimate([draw.lognormvariate(0, 0.1) for _ in range(15)])
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= 1 <= found.high
+    # The bootstrap of a median of so few covers a little less than 95%.
+    assert covered / 1000 >= 0.92
+
+
+def test_intervals_are_the_same_every_time() -> None:
+    assert statistics.estimate([1.0, 2, 3, 4]) == statistics.estimate([1.0, 2, 3, 4])
+
+
+def test_holm_by_hand() -> None:
+    # Sorted .01 .02 .03 .5 times 4 3 2 1, made monotone.
+    assert statistics.holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
+    assert statistics.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert statistics.holm([]) == []
+
+
+def test_holm_keeps_a_family_of_true_nulls_at_five_percent() -> None:
+    draw = random.Random(11)
+    wrong = sum(min(statistics.holm([draw.random() for _ in range(12)])) < 0.05 for _ in range(2000))
+    assert wrong / 2000 <= 0.05 + 3 * 0.005

@@ -1,0 +1,147 @@
+"""One renderer for all tables: raw numbers for machines, llama-bench's look for people."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from data_runs import Session, bundle, device
+from rich.console import Console
+
+from edgekit.analysis.compare import compare
+from edgekit.analysis.comparison import Comparison, Row
+from edgekit.analysis.load import load_run
+from edgekit.errors import InputError
+from edgekit.reporting import formats
+from edgekit.reporting.comparison import bundle_table, comparison_table, print_comparison, render_comparison
+from edgekit.reporting.tables import render
+
+HOSTILE = "a|b\n`c`<script>\x1b[31m\u202e[bold]x[/bold]"
+
+
+@pytest.fixture
+def comparison(tmp_path: Path) -> Comparison:
+    return compare([load_run(path) for path in Session(tmp_path, threads=(1,)).write()])
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|\n").split("|")]
+
+
+def test_md_has_llama_benchs_columns(comparison: Comparison) -> None:
+    lines = render_comparison(comparison, "md").splitlines()
+    assert cells(lines[0])[:7] == ["model", "size", "params", "backend", "threads", "test", "t/s"]
+    assert set(lines[1]) <= set("|-: ")
+    row = comparison.rows[-1]
+    found = cells(lines[7])
+    assert found[0] == "smollm2-135m w4"
+    assert found[5] == "tg64"
+    assert found[6] == f"{row.median_tok_s:.2f} ± {row.stddev_tok_s:.2f}"
+    assert found[7] == f"[{row.low_tok_s:.2f}, {row.high_tok_s:.2f}]"
+    assert found[8].startswith(f"{row.ratio.median:.2f}x [")
+    assert found[9] == "faster"
+    assert len({len(line) for line in lines[:8]}) == 1, "the columns line up"
+
+
+def test_machine_formats_hold_the_raw_numbers(comparison: Comparison) -> None:
+    from_json = json.loads(render_comparison(comparison, "json"))
+    from_jsonl = [json.loads(line) for line in render_comparison(comparison, "jsonl").splitlines()]
+    from_csv = list(csv.DictReader(io.StringIO(render_comparison(comparison, "csv"))))
+    assert from_json == from_jsonl
+    assert [list(record) for record in from_csv] == [list(record) for record in from_json]
+    for row, record, text in zip(comparison.rows, from_json, from_csv, strict=True):
+        assert record["median_tok_s"] == row.median_tok_s
+        assert float(text["median_tok_s"]) == row.median_tok_s
+        assert json.loads(text["samples_tok_s"]) == record["samples_tok_s"] == row.samples_tok_s
+        assert record["size_bytes"] == row.size_bytes == int(text["size_bytes"])
+        assert record["ratio"] == (row.ratio.median if row.ratio else None)
+        assert text["verdict"] == (row.ratio.verdict if row.ratio else "")
+
+
+def test_machine_columns_are_stable(comparison: Comparison) -> None:
+    """Scripts depend on these names: add to them, never rename."""
+    keys = set(json.loads(render_comparison(comparison, "json"))[0])
+    assert keys >= {
+        "run", "session", "label", "model", "recipe", "runtime", "runtime_version", "backend", "device", "fidelity",
+        "size_bytes", "parameters", "bits_per_weight", "threads", "test", "kind", "tokens", "depth", "samples",
+        "samples_tok_s", "median_tok_s", "low_tok_s", "high_tok_s", "mean_tok_s", "stddev_tok_s", "ttft_ms",
+        "token_p50_ms", "token_p90_ms", "token_p99_ms", "peak_memory_bytes", "peak_anon_bytes", "peak_file_bytes",
+        "load_cold_s", "load_warm_s", "load_other_s", "kl_mean", "same_top", "perplexity", "perplexity_reference",
+        "faithful", "golden_passed", "unstable", "ratio", "ratio_low", "ratio_high", "verdict", "p", "p_corrected",
+        "pairing", "no_ratio",
+    }  # fmt: skip
+    assert {name for name in Row.__struct_fields__ if name != "ratio"} <= keys
+
+
+def test_every_key_of_the_bundle_table_is_filled(comparison: Comparison) -> None:
+    table = bundle_table(comparison)
+    assert all(set(table.keys) <= set(record) for record in table.records)
+    assert "18.40" in render(table, "md")
+
+
+def test_emulated_speeds_are_marked(tmp_path: Path) -> None:
+    session = Session(tmp_path, device=device(fidelity="emulated"), threads=(1,))
+    found = compare([load_run(path) for path in session.write()])
+    text = render_comparison(found, "md")
+    assert "(emulated)" in cells(text.splitlines()[2])[6]
+    assert "its times say nothing about speed" in text
+
+
+def test_one_run_needs_no_verdict_columns(tmp_path: Path) -> None:
+    found = compare([load_run(Session(tmp_path, bundles=[bundle("w4")]).write()[0])])
+    assert cells(render_comparison(found, "md").splitlines()[0])[-1] == "95% interval"
+
+
+def test_hostile_names_break_no_format(tmp_path: Path) -> None:
+    session = Session(tmp_path, bundles=[bundle("w4", model=HOSTILE)], threads=(1,), device=device(name=HOSTILE))
+    found = compare([load_run(path) for path in session.write()])
+    table = comparison_table(found)
+    assert json.loads(render(table, "json"))[0]["model"] == HOSTILE
+    assert json.loads(render(table, "jsonl").splitlines()[0])["model"] == HOSTILE
+    assert next(iter(csv.DictReader(io.StringIO(render(table, "csv")))))["model"] == HOSTILE
+    text = render(table, "md")
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "<script>" not in text
+    assert len(text.splitlines()[2].replace("\\|", "").split("|")) == len(table.columns) + 2
+    console = Console(record=True, width=200, file=io.StringIO())
+    print_comparison(found, console)
+    drawn = console.export_text()
+    assert "[bold]x[/bold]" in drawn
+    assert "\x1b" not in drawn
+
+
+def test_plain_records_make_a_table() -> None:
+    records = [{"name": "a", "size_bytes": 3, "ok": True, "parts": [1]}, {"name": "b", "size_bytes": None, "ok": False}]
+    assert render(records, "csv") == "name,size_bytes,ok,parts\na,3,true,[1]\nb,,false,\n"
+    assert json.loads(render(records, "json"))[1] == {"name": "b", "size_bytes": None, "ok": False, "parts": None}
+    assert cells(render(records, "md").splitlines()[3])[1] == formats.MISSING
+    assert render([], "json") == "[]\n"
+    assert render([], "jsonl") == ""
+    with pytest.raises(InputError, match="no table format"):
+        render(records, "xml")
+
+
+@pytest.mark.parametrize(
+    ("function", "value", "text"),
+    [
+        (formats.size, 539960032, "514.95 MiB"),
+        (formats.size, 3 * 2**30, "3.00 GiB"),
+        (formats.size, 2048, "2.00 KiB"),
+        (formats.size, 5, "5 B"),
+        (formats.count, 134_515_008, "134.52 M"),
+        (formats.count, 1_240_000_000, "1.24 B"),
+        (formats.number, 0.0123456, "0.0123"),
+        (formats.number, 12345.6, "12346"),
+        (formats.number, 2e-7, "2.0e-07"),
+        (formats.percent, 0.9999, "99.9%"),
+        (formats.percent, 1.0, "100.0%"),
+        (formats.seconds, 0.111, "111 ms"),
+        (formats.seconds, None, formats.MISSING),
+    ],
+)
+def test_formats(function, value, text: str) -> None:
+    assert function(value) == text
