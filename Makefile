@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 NAME ?= onnx-vs-llamacpp
 
-.PHONY: help demo test slow lint bench readme clean
+.PHONY: help demo test slow lint bench docs readme clean
 
 help:
 	@sed -n 's/^#   //p; s/^\([a-z]*\):.*## /\1: /p' Makefile
@@ -47,6 +47,9 @@ lint: $(VENV)/.dev ## formatting, style, types, direction of imports
 
 bench: $(VENV)/.export ## measure beside a peer: make bench NAME=onnx-vs-llamacpp
 	$(BIN)/python -m benchmarks.$(subst -,_,$(NAME))
+
+docs: $(VENV)/.export ## regenerate the CLI reference, exit codes and JSON Schemas
+	$(BIN)/python tools/generate_docs.py
 
 readme: $(VENV)/.export ## regenerate the README's table of benchmarks from benchmarks/results
 	$(BIN)/python -m benchmarks.readme
