@@ -1,10 +1,12 @@
 """Medians, intervals and verdicts from few, noisy samples.
 
-- A speed is summed up by its median with a 95% percentile bootstrap interval. With fewer
-  than six samples such an interval is the range of the samples: it holds the true median
-  in 75% of cases at 3 samples, 88% at 4, 94% at 5.
+- A speed is summed up by its median and the 95% interval between two order statistics, which
+  holds for any distribution. With fewer than six samples it is their range: that holds the
+  true median in 75% of cases at 3 samples, 88% at 4, 94% at 5. (A bootstrap of the median
+  holds it in 87% at 7, 92% at 15: see :func:`median_interval`.)
 - A difference is a ratio of speeds. Measured in turn, the two samples of a round form a
-  pair, and the ratio is the median of the rounds' ratios; otherwise it is the ratio of medians.
+  pair, and the ratio is the median of the rounds' ratios; otherwise it is the ratio of medians
+  with a percentile bootstrap interval.
 - A difference is only called one if a t test of the logarithms finds it (paired, or Welch's),
   corrected after Holm for the number of comparisons, and the ratio's interval leaves out 1.
   The test guards against chance, the interval against a mean that one outlier moved.
@@ -87,8 +89,23 @@ def estimate(values: Sequence[float]) -> Estimate:
     stddev = statistics.stdev(values) if len(values) > 1 else 0.0
     if len(values) < MIN_SAMPLES:
         return Estimate(median, None, None, mean, stddev, len(values))
-    low, high = _ends(_resampled_medians(values, _SEED))
+    low, high = median_interval(values)
     return Estimate(median, low, high, mean, stddev, len(values))
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The narrowest pair of order statistics, alike from both ends, that holds the true median in 95% of cases.
+
+    The median lies below the k-th smallest of n values with the probability of fewer than k
+    heads in n tosses. Where even the range does not reach 95% (n < 6), it is the range.
+    """
+    from scipy.special import bdtr
+
+    ordered = sorted(values)
+    rank = 0
+    while bdtr(rank + 1, len(ordered), 0.5) <= (1 - CONFIDENCE) / 2:
+        rank += 1
+    return ordered[rank], ordered[-1 - rank]
 
 
 def compare_unpaired(values: Sequence[float], base: Sequence[float]) -> Difference:
@@ -111,7 +128,7 @@ def compare_paired(values: Sequence[float], base: Sequence[float]) -> Difference
     ratio = statistics.median(ratios)
     if len(ratios) < MIN_SAMPLES:
         return Difference(ratio, None, None, None, len(ratios), paired=True)
-    low, high = _ends(_resampled_medians(ratios, _SEED))
+    low, high = median_interval(ratios)
     return Difference(ratio, low, high, _one_sample_p(np.log(ratios)), len(ratios), paired=True)
 
 

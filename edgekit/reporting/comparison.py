@@ -103,7 +103,7 @@ def bundle_table(comparison: Comparison) -> Table:
 
 def notes(comparison: Comparison) -> list[str]:
     """What a reader must know about the figures, and what is missing."""
-    found = ["t/s: median ± standard deviation; interval: 95% bootstrap of the median."]
+    found = ["t/s: median ± standard deviation; interval: 95%, of the median (below six samples their range)."]
     ratios = [row.ratio for row in comparison.rows if row.ratio is not None]
     if comparison.comparisons > 1:
         found.append(f"Verdicts are corrected for {comparison.comparisons} comparisons (Holm).")
