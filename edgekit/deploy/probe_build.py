@@ -31,6 +31,9 @@ COMPILE_FLAGS = (
     "-O3",
     "-DNDEBUG",
     "-fvisibility=hidden",
+    # What is not called is left out, so that the static C++ library asks for no more of the board than the probe does.
+    "-ffunction-sections",
+    "-Wl,--gc-sections",
     "-Wall",
     "-Wextra",
     # No symbols: the binary is pushed to devices. Its crashes are told by the runtime's and the probe's own messages.

@@ -51,6 +51,7 @@ class Toolchain:
     abi: str
     kind: str
     command: tuple[str, ...]
+    version_command: tuple[str, ...]
     link_flags: tuple[str, ...]
 
     def identity(self) -> str:
@@ -61,7 +62,7 @@ class Toolchain:
         """
         try:
             done = subprocess.run(
-                [*self.command, "--version"],
+                self.version_command,
                 capture_output=True,
                 text=True,
                 errors="replace",
@@ -69,10 +70,11 @@ class Toolchain:
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise MissingToolError(f"ask {self.command[0]} for its version: {error}") from error
+            raise MissingToolError(f"start {self.version_command[0]}: {error}") from error
         if done.returncode != 0:
             raise MissingToolError(
-                f"ask {' '.join(self.command)} for its version: exit code {done.returncode}", detail=done.stderr
+                f"ask for the compiler's version ({' '.join(self.version_command)}): exit code {done.returncode}",
+                detail=done.stderr,
             )
         return done.stdout.strip()
 
@@ -92,8 +94,9 @@ def host_abi() -> str | None:
 def find_toolchain(abi: str, *, environ: Mapping[str, str] = os.environ, which: Which = shutil.which) -> Toolchain:
     """The compiler to use for an ABI.
 
-    Linux: the host's own g++ or clang++ for the host's own ABI, else the distribution's
-    cross g++, else zig, which serves any host. Android: an NDK, since nothing else
+    Linux: for the host's own ABI its g++ or clang++, else zig. For another one zig first,
+    where it is installed: a board's C library is often older than the host's, and what a
+    cross g++ builds needs the host's, or nearly (see ``BuildRecord.glibc``). Android: an NDK, since nothing else
     brings Android's C library.
 
     Raises:
@@ -108,7 +111,14 @@ def find_toolchain(abi: str, *, environ: Mapping[str, str] = os.environ, which: 
     if abi.startswith("android-"):
         found = _ndk(abi, environ)
     else:
-        found = (_gcc(abi, which) if forced != "zig" else None) or (_zig(abi) if forced != "gcc" else None)
+        finders: list[Callable[[], Toolchain | None]] = []
+        if forced != "zig":
+            finders.append(lambda: _gcc(abi, which))
+        if forced != "gcc":
+            finders.append(lambda: _zig(abi))
+        if abi != host_abi():
+            finders.reverse()
+        found = next((toolchain for finder in finders if (toolchain := finder()) is not None), None)
     if found is None:
         raise MissingToolError(
             f"no C++ compiler for {abi} on this machine", hint=install_command(abi, forced=forced or None, which=which)
@@ -146,15 +156,19 @@ def _gcc(abi: str, which: Which) -> Toolchain | None:
     if path is None:
         return None
     # A board has some libstdc++ or none; the probe brings its own and needs the C library only.
-    return Toolchain(abi, "gcc", (path,), ("-static-libstdc++", "-static-libgcc", "-pthread", "-ldl"))
+    return Toolchain(
+        abi, "gcc", (path,), (path, "--version"), ("-static-libstdc++", "-static-libgcc", "-pthread", "-ldl")
+    )
 
 
 def _zig(abi: str) -> Toolchain | None:
     if find_spec("ziglang") is None:
         return None
-    command = (sys.executable, "-m", "ziglang", "c++", "-target", _ZIG_TARGET[ABI_MACHINE[abi]])
+    zig = (sys.executable, "-m", "ziglang")
     # zig always links its libc++ statically.
-    return Toolchain(abi, "zig", command, ("-pthread", "-ldl"))
+    return Toolchain(
+        abi, "zig", (*zig, "c++", "-target", _ZIG_TARGET[ABI_MACHINE[abi]]), (*zig, "version"), ("-pthread", "-ldl")
+    )
 
 
 def _ndk(abi: str, environ: Mapping[str, str]) -> Toolchain | None:
@@ -171,4 +185,5 @@ def _ndk(abi: str, environ: Mapping[str, str]) -> Toolchain | None:
     if not found:
         return None
     # Bionic holds threads and dlopen itself.
-    return Toolchain(abi, "ndk", (str(found[0]),), ("-static-libstdc++", "-ldl"))
+    compiler = str(found[0])
+    return Toolchain(abi, "ndk", (compiler,), (compiler, "--version"), ("-static-libstdc++", "-ldl"))

@@ -22,7 +22,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
 
 
 class Hello(Event, frozen=True, kw_only=True, tag="hello"):
-    """First line of a stream."""
+    """First line of a stream. ``runtime`` and ``runtime_version`` are empty where none could be started."""
 
     schema_version: int
     probe_version: str
@@ -81,7 +81,7 @@ class TrialResult(Event, frozen=True, kw_only=True, tag="trial"):
 
     The timed region is ``[start_ns, end_ns]``. For a prefill ``token_ns`` has one
     entry, the end of the prompt's forward pass; for a decode one per token, its end.
-    ``cpus`` are the CPUs on which the probe's threads were last seen, after the region.
+    ``cpus`` is, for each thread that computes, the CPU on which it was last seen after the region.
     """
 
     trial: int
@@ -104,7 +104,10 @@ class MemorySamples(Event, frozen=True, kw_only=True, tag="memory"):
 
 
 class ProbeFault(Event, frozen=True, kw_only=True, tag="error"):
-    """Something failed; the stream may go on (``fatal`` false) or ends with ``bye``."""
+    """Something failed; the stream may go on (``fatal`` false) or ends with ``bye``.
+
+    The codes are listed in ``device_scripts/probe/README.md``.
+    """
 
     code: str
     message: str

@@ -41,6 +41,8 @@ class OnnxArtefact(msgspec.Struct, frozen=True, kw_only=True, tag="onnxruntime",
     interface: OnnxInterface
     context_length: int
     vocab: int
+    #: Session options of the runtime, passed on as they stand (``session.intra_op.allow_spinning`` and the like).
+    session_config: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Plan(Document, frozen=True, kw_only=True):

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <random>
 #include <string>
 
 #include "affinity.h"
@@ -35,6 +34,15 @@ std::int64_t likeliest(const Engine& engine, std::int64_t vocab, std::size_t ste
   return best;
 }
 
+// SplitMix64: the same tokens from the same seed whatever the standard library. (<random>, linked statically, would
+// also pull in a function that only recent C libraries have.)
+std::uint64_t split_mix(std::uint64_t& state) {
+  std::uint64_t z = (state += 0x9E3779B97F4A7C15u);
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+  return z ^ (z >> 31);
+}
+
 }  // namespace
 
 GoldenAnswer run_golden(Engine& engine, const Golden& golden, std::int64_t vocab) {
@@ -54,11 +62,10 @@ GoldenAnswer run_golden(Engine& engine, const Golden& golden, std::int64_t vocab
 TrialRunner::TrialRunner(Engine& engine, const Plan& plan, std::set<int> helpers)
     : engine_(engine), helpers_(std::move(helpers)) {
   const auto positions = static_cast<std::size_t>(plan.positions());
-  std::mt19937_64 generator(plan.seed);
   random_.resize(positions);
-  // Not uniform_int_distribution, whose results differ between standard libraries.
+  std::uint64_t state = plan.seed;
   for (std::int64_t& token : random_)
-    token = static_cast<std::int64_t>(generator() % static_cast<std::uint64_t>(plan.artefact.vocab));
+    token = static_cast<std::int64_t>(split_mix(state) % static_cast<std::uint64_t>(plan.artefact.vocab));
   times_.token_ns.reserve(positions);
 }
 
