@@ -1,12 +1,11 @@
 #!/bin/sh
 # Makes this machine ready for tests/board: packages, emulation of arm64, and the root file systems of the boards.
 # Run as root; doing it again costs nothing. The boards' file systems lie in $EDGEKIT_BOARD_CACHE
-# (default: ~/.cache/edgekit/board), named after what they are made of, so a change here makes new ones.
+# (default: ~/.cache/edgekit/board); each remembers what it was made of, so a change here makes it anew.
 # Usage: prepare.sh [amd64] [arm64]      (default: both)
 set -eu
 
 release=trixie            # the first Debian with a real adbd
-packages=adbd,procps
 cache=${EDGEKIT_BOARD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/edgekit/board}
 
 if [ "$(id -u)" != 0 ]; then
@@ -35,16 +34,20 @@ for arch; do
         [ -e /proc/sys/fs/binfmt_misc/register ] || mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
         [ -e /proc/sys/fs/binfmt_misc/qemu-aarch64 ] || update-binfmts --enable qemu-aarch64
     fi
+    packages=adbd,procps
+    # Android's shell and tools, and those of small boards: our scripts must run with each. One architecture is enough.
+    [ "$arch" = arm64 ] || packages=$packages,busybox-static,mksh,toybox
     root=$cache/$release-$arch
     # One build at a time, also between several test runs.
     (
         flock 9
-        if [ ! -e "$root/.complete" ]; then
-            rm -rf "$root" "$root.tmp"
+        if [ "$(cat "$root/.complete" 2>/dev/null)" != "$packages" ]; then
+            rm -rf "$root.tmp"
             mmdebstrap --quiet --arch="$arch" --variant=minbase --include="$packages" "$release" "$root.tmp"
             # Where a board's storage and an emulated board's processor description are mounted.
             mkdir -p "$root.tmp/data/local/tmp"
-            touch "$root.tmp/.complete"
+            echo "$packages" >"$root.tmp/.complete"
+            rm -rf "$root"
             mv "$root.tmp" "$root"
         fi
     ) 9>"$cache/$release-$arch.lock"
