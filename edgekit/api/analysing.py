@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from edgekit.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from edgekit.analysis.compare import Comparison
+    from edgekit.analysis.comparison import Comparison
 
 
 def compare(runs: Sequence[str | Path], *, baseline: str | None = None) -> Comparison:

@@ -16,7 +16,7 @@ from edgekit.progress import Progress, silent
 if TYPE_CHECKING:
     from edgekit_export.pipeline import ExportOutcome
 
-    from edgekit.analysis.compare import Comparison
+    from edgekit.analysis.comparison import Comparison
 
 
 @dataclass(frozen=True)

@@ -128,8 +128,8 @@ def print_pushes(pushed: Sequence[PushedBundle], output: Format) -> None:
     """What a push sent and what lay there already."""
     records = [
         {
-            "model": item.bundle.model,
-            "recipe": item.bundle.recipe.name,
+            "model": item.model,
+            "recipe": item.recipe,
             "sent_bytes": item.bytes_sent,
             "reused_bytes": item.bytes_reused,
             "directory": item.directory,

@@ -21,7 +21,7 @@ from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.schema import codec
 from edgekit.schema.bundle import Bundle
 from edgekit.schema.protocol import Protocol
-from edgekit.schema.run import DeviceFacts, Launch, Run
+from edgekit.schema.run import Conditions, DeviceFacts, Launch, Run
 
 #: Launches of one combination that may fail in a row before the session stops: a device that
 #: keeps failing would otherwise be tried for hours.
@@ -170,7 +170,7 @@ class Session:
             hint="do not trust this bundle there; --allow-unfaithful measures its speed all the same",
         )
 
-    def _open_run(self, target: Target, before: conditions.Conditions) -> RunWriter:
+    def _open_run(self, target: Target, before: Conditions) -> RunWriter:
         bundle = target.bundle
         identity = f"{self.name}-{_slug(bundle.model)}-{bundle.runtime.name}-{_slug(bundle.recipe.name)}"
         run = Run(
