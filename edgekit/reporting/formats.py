@@ -11,7 +11,7 @@ MISSING = "–"
 MAX_TEXT = 120
 
 
-def plain_text(value: Any) -> str:
+def plain_text(value: Any, limit: int = MAX_TEXT) -> str:
     """Text safe to show on one line: no control, format or bidirectional characters, bounded length.
 
     Names come from models and devices; none may move a terminal's cursor or reorder a line.
@@ -24,9 +24,9 @@ def plain_text(value: Any) -> str:
         else "�"
         if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co")
         else character
-        for character in str(value)[: 4 * MAX_TEXT]
+        for character in str(value)[: limit + 1]
     )
-    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def size(value: float | None) -> str:

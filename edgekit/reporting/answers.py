@@ -1,0 +1,163 @@
+"""What a reader wants to know first: which bundle is fastest, smallest, most faithful, and at what price."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgekit.analysis.compare import compare, same_device
+from edgekit.analysis.comparison import Comparison, Row
+from edgekit.analysis.load import RunData
+from edgekit.reporting import formats
+
+#: Above this a bundle is not called quantized.
+_FLOAT_BITS = 16
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``question`` (``fastest decode``), ``answer`` (a label), its ``figure``, and what must be said with it."""
+
+    question: str
+    answer: str
+    figure: str
+    because: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One bundle in the trade-off of quality, speed and size; ``best`` when none is as good in all three."""
+
+    row: Row
+    best: bool
+
+
+def answers(runs: Sequence[RunData], comparison: Comparison) -> list[Answer]:
+    """The answers for runs of one device, most wanted first."""
+    rows = [row for row in comparison.rows if row.fidelity == "real" and row.golden_passed is not False]
+    found = [
+        answer
+        for answer in (
+            _fastest(runs, rows, "decode", "Fastest decode"),
+            _fastest(runs, rows, "prefill", "Fastest prefill"),
+        )
+        if answer
+    ]
+    bundles = list({row.run: row for row in comparison.rows}.values())
+    if bundles:
+        found.append(_smallest(bundles))
+        found.append(_most_faithful(bundles))
+        memory = _least_memory(comparison.rows)
+        if memory:
+            found.append(memory)
+    return found
+
+
+def choices(comparison: Comparison) -> list[Choice]:
+    """Each run at its best decode speed, with those marked that no other beats in quality, speed and size at once."""
+    best: dict[str, Row] = {}
+    for row in _headline(comparison.rows, "decode"):
+        if row.fidelity == "real" and (row.run not in best or row.median_tok_s > best[row.run].median_tok_s):
+            best[row.run] = row
+    rows = list(best.values())
+    return [Choice(row, not any(_beats(other, row) for other in rows)) for row in rows]
+
+
+def by_device(runs: Sequence[RunData]) -> list[list[RunData]]:
+    """Runs grouped by device, in the order of their first run."""
+    groups: list[list[RunData]] = []
+    for run in runs:
+        for group in groups:
+            if same_device(group[0], run):
+                group.append(run)
+                break
+        else:
+            groups.append([run])
+    return groups
+
+
+def _beats(other: Row, row: Row) -> bool:
+    mine = (-row.kl_mean, row.median_tok_s, -row.size_bytes)
+    theirs = (-other.kl_mean, other.median_tok_s, -other.size_bytes)
+    return theirs != mine and all(a >= b for a, b in zip(theirs, mine, strict=True))
+
+
+def _headline(rows: Sequence[Row], kind: str) -> list[Row]:
+    """Rows of the longest test of a kind at the smallest depth: one question for all runs."""
+    of_kind = [row for row in rows if row.kind == kind]
+    if not of_kind:
+        return []
+    depth, tokens = min((row.depth, -row.tokens) for row in of_kind)
+    return [row for row in of_kind if (row.depth, row.tokens) == (depth, -tokens)]
+
+
+def _fastest(runs: Sequence[RunData], rows: Sequence[Row], kind: str, question: str) -> Answer | None:
+    candidates = sorted(_headline(rows, kind), key=lambda row: row.median_tok_s, reverse=True)
+    if not candidates:
+        return None
+    first = candidates[0]
+    figure = f"{formats.number(first.median_tok_s)} tok/s"
+    setting = f"{first.test}, {_threads(first.threads)}"
+    rivals = [row for row in candidates if row.run != first.run and row.threads == first.threads]
+    if not rivals:
+        return Answer(question, first.label, figure, f"{setting}; nothing else ran it")
+    rival = rivals[0]
+    pair = [next(run for run in runs if run.run.id == row.run) for row in (rival, first)]
+    ratio = next(row.ratio for row in compare(pair).rows if _same(row, first) and row.run == first.run)
+    if ratio is None:
+        return Answer(question, first.label, figure, setting)
+    beside = formats.interval(ratio.low, ratio.high)
+    times = f"{ratio.median:.2f}× {rival.label}" + ("" if beside == formats.MISSING else f", 95% interval {beside}")
+    if ratio.verdict == "faster":
+        because = f"{setting}; {times}"
+    elif ratio.verdict == "too few samples":
+        because = f"{setting}; {times}: too few samples for a verdict"
+    else:
+        reasons = f": {'; '.join(ratio.reasons)}" if ratio.reasons else ""
+        because = f"{setting}; not told apart from {rival.label} ({times}; {ratio.verdict}{reasons})"
+    if ratio.pairing != "in turn":
+        because += f"; {ratio.pairing}"
+    return Answer(question, first.label, figure, because)
+
+
+def _same(row: Row, other: Row) -> bool:
+    return (row.test, row.threads) == (other.test, other.threads)
+
+
+def _smallest(bundles: Sequence[Row]) -> Answer:
+    ranked = sorted(bundles, key=lambda row: row.size_bytes)
+    first, last = ranked[0], ranked[-1]
+    because = f"{formats.number(first.bits_per_weight)} bits per weight"
+    if last.size_bytes > first.size_bytes:
+        because += f"; {first.size_bytes / last.size_bytes:.0%} of {last.label}"
+    return Answer("Smallest", first.label, formats.size(first.size_bytes), because)
+
+
+def _most_faithful(bundles: Sequence[Row]) -> Answer:
+    ranked = sorted(bundles, key=lambda row: row.kl_mean)
+    quantized = [row for row in ranked if row.bits_per_weight < _FLOAT_BITS]
+    first = quantized[0] if quantized else ranked[0]
+    question = "Most faithful" + (" quantized" if quantized and len(quantized) < len(ranked) else "")
+    because = (
+        f"mean KL divergence to the source in nats; same top token at {formats.percent(first.same_top)} of positions"
+    )
+    if not first.faithful:
+        because += "; it did not pass the gate"
+    return Answer(question, first.label, formats.number(first.kl_mean, 2), because)
+
+
+def _least_memory(rows: Sequence[Row]) -> Answer | None:
+    known = [row for row in rows if row.peak_memory_bytes]
+    if len({row.run for row in known}) < 2:
+        return None
+    first = min(known, key=lambda row: row.peak_memory_bytes or 0)
+    return Answer(
+        "Least memory",
+        first.label,
+        formats.size(first.peak_memory_bytes),
+        f"largest resident size of the process, {_threads(first.threads)}",
+    )
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"

@@ -1,0 +1,264 @@
+"""The report: one HTML file that needs no network, no script and no other file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import edgekit
+from edgekit.analysis.compare import compare
+from edgekit.analysis.comparison import Comparison
+from edgekit.analysis.labels import labels
+from edgekit.analysis.load import RunData
+from edgekit.errors import HostStorageError, InputError
+from edgekit.progress import Progress, ProgressEvent, silent
+from edgekit.reporting import sections
+from edgekit.reporting.answers import Answer, answers, by_device, choices
+from edgekit.reporting.comparison import comparison_table, notes, records_of
+from edgekit.reporting.formats import plain_text
+from edgekit.reporting.sections import Cells, Plot
+from edgekit.schema.storage import write_atomically
+
+STAGE = "write report"
+_TEMPLATES = Path(__file__).parent / "templates"
+
+#: What would end a data block early, or a line of it where JavaScript counts lines.
+_SCRIPT_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """One part of the page: plots side by side, then tables."""
+
+    anchor: str
+    title: str
+    lead: str
+    plots: list[Plot]
+    tables: list[Cells]
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+def write_report(
+    runs: Sequence[RunData],
+    path: Path | str,
+    *,
+    baseline: RunData | str | None = None,
+    title: str | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """Write the report on ``runs`` to ``path``; nothing is left there if it fails.
+
+    Args:
+        runs: at least one run; see :func:`edgekit.analysis.compare.compare`.
+        path: the file to write, ``.html``.
+        baseline: what ratios refer to; the first run when None.
+        title: heading of the page; models and devices when None.
+        progress: told of each plot.
+
+    Raises:
+        InputError: nothing to report on, or ``path`` is a directory.
+        HostStorageError: the file cannot be written.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(f"write report to {target}: it is a directory", hint="name a file, such as report.html")
+    text = render_report(runs, baseline=baseline, title=title, progress=progress)
+    try:
+        write_atomically(target, text.encode())
+    except OSError as error:
+        raise HostStorageError(f"write report to {target}: {error.strerror or error}") from error
+    return target
+
+
+def render_report(
+    runs: Sequence[RunData],
+    *,
+    baseline: RunData | str | None = None,
+    title: str | None = None,
+    progress: Progress = silent,
+) -> str:
+    """The report as text (arguments and errors as :func:`write_report`)."""
+    comparison = _shown(compare(runs, baseline))
+    names = [plain_text(name) for name in labels(runs)]
+    groups = by_device(runs)
+    parts = _sections(runs, names, groups, comparison)
+    parts = _drawn(parts, progress)
+    text: str = _template().render(
+        title=plain_text(title or _title(runs)),
+        subtitle=_subtitle(runs),
+        answers=_answers(groups, names, runs),
+        pareto=[choice.row.label for choice in choices(comparison) if choice.best],
+        sections=parts,
+        faults=[plain_text(fault, sections.MAX_CELL) for fault in comparison.faults],
+        unreal=sorted({row.fidelity for row in comparison.rows if row.fidelity != "real"}),
+        commands=sections.commands(runs),
+        data=script_json({"comparison": list(records_of(comparison)), "faults": comparison.faults}),
+        css=(_TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        version=edgekit.__version__,
+    )
+    return text
+
+
+def script_json(value: Any) -> str:
+    """JSON that can stand inside a ``script`` element whatever strings it holds."""
+    text = msgspec.json.encode(value).decode()
+    for character, escaped in _SCRIPT_ESCAPES.items():
+        text = text.replace(character, escaped)
+    return text
+
+
+def _sections(
+    runs: Sequence[RunData], names: Sequence[str], groups: Sequence[Sequence[RunData]], comparison: Comparison
+) -> list[Section]:
+    speeds = sections.cells_of(comparison_table(comparison), "All speeds")
+    found = [
+        Section(
+            "trade-off",
+            "What each costs",
+            "Quality against speed, at each bundle's best number of threads. "
+            "The area of a circle stands for the size of the file.",
+            sections.trade_off_plots(comparison, names),
+            [],
+        ),
+        Section(
+            "prefill",
+            "Prefill",
+            "Tokens per second while a prompt is read. Bar: median; whisker: 95% interval; dots: every sample.",
+            sections.speed_plots(comparison, names, "prefill"),
+            [],
+        ),
+        Section(
+            "decode",
+            "Decode",
+            "Tokens per second while text is generated, one token at a time.",
+            sections.speed_plots(comparison, names, "decode"),
+            [],
+        ),
+        Section(
+            "differences",
+            "Differences",
+            "Ratios with their 95% intervals; a filled point is a difference that is faster or slower beyond chance.",
+            sections.ratio_plots(comparison, names),
+            [speeds],
+            [plain_text(note, sections.MAX_CELL) for note in notes(comparison) if not note.startswith("Missing:")],
+        ),
+        Section(
+            "latency",
+            "Each token",
+            "Time of every token over its position: the line is the median, the band the range of the samples.",
+            sections.latency_plots(runs, names),
+            [sections.latency_table(comparison)],
+        ),
+        Section(
+            "memory",
+            "Memory",
+            "Resident memory of the probe. File-backed pages hold weights that the system can drop and read again; "
+            "anonymous ones hold everything else. The strip underneath shows load, prefill and decode on one clock.",
+            sections.memory_plots(runs, names, comparison),
+            [sections.memory_table(comparison)],
+        ),
+        Section(
+            "quality",
+            "Quality",
+            _quality_lead(runs),
+            [],
+            [sections.quality_table(runs, names)],
+        ),
+        Section(
+            "device",
+            "Device and conditions",
+            "What the device said of itself. What it did not tell is unknown, never a guess.",
+            [],
+            [sections.conditions_table(runs, names), *sections.device_tables(groups)],
+        ),
+        Section("repeat", "How to repeat", "", [], sections.repeat_tables(runs, names)),
+    ]
+    return [section for section in found if section.plots or section.tables]
+
+
+def _drawn(parts: Sequence[Section], progress: Progress) -> list[Section]:
+    """The sections with their plots drawn."""
+    from edgekit.reporting.svg import draw
+
+    total = sum(len(section.plots) for section in parts)
+    done = 0
+    result = []
+    for section in parts:
+        plots = []
+        for plot in section.plots:
+            progress(ProgressEvent(STAGE, done=done, total=total, unit="plots", detail=plot.title))
+            svg = draw(plot.chart(), name=plot.name, description=plot.description)
+            plots.append(dataclasses.replace(plot, svg=svg))
+            done += 1
+        result.append(dataclasses.replace(section, plots=plots))
+    progress(ProgressEvent(STAGE, done=total, total=total, unit="plots"))
+    return result
+
+
+def _template() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2")
+
+
+def _answers(
+    groups: Sequence[Sequence[RunData]], names: Sequence[str], runs: Sequence[RunData]
+) -> list[tuple[str, list[Answer]]]:
+    """Per device its name and answers, each bundle under the name it has in the whole report."""
+    full = {run.run.id: name for run, name in zip(runs, names, strict=True)}
+    found = []
+    for group in groups:
+        comparison = compare(group)
+        renamed = [msgspec.structs.replace(row, label=full[row.run]) for row in comparison.rows]
+        heading = plain_text(group[0].run.device.name) if len(groups) > 1 else ""
+        found.append((heading, answers(group, msgspec.structs.replace(comparison, rows=renamed))))
+    return found
+
+
+def _shown(comparison: Comparison) -> Comparison:
+    """The comparison with labels that can be drawn."""
+    rows = [msgspec.structs.replace(row, label=plain_text(row.label)) for row in comparison.rows]
+    return msgspec.structs.replace(comparison, rows=rows, baseline_label=plain_text(comparison.baseline_label))
+
+
+def _title(runs: Sequence[RunData]) -> str:
+    models = list(dict.fromkeys(run.bundle.model for run in runs))
+    devices = list(dict.fromkeys(run.run.device.cpu_model or run.run.device.name for run in runs))
+    shown = ", ".join(models[:3]) + (f" and {len(models) - 3} more" if len(models) > 3 else "")
+    where = devices[0] if len(devices) == 1 else f"{len(devices)} devices"
+    return f"{shown} on {where}"
+
+
+def _subtitle(runs: Sequence[RunData]) -> str:
+    sessions = len({run.run.session for run in runs})
+    dates = sorted({run.run.created_at[:10] for run in runs})
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    measured = sum(1 for run in runs for data in run.launches if data.plan and data.plan.trials)
+    written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return plain_text(
+        f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} in {sessions} "
+        f"{'session' if sessions == 1 else 'sessions'}, {measured} launches, measured {when}; report written {written}",
+        sections.MAX_CELL,
+    )
+
+
+def _quality_lead(runs: Sequence[RunData]) -> str:
+    against = sorted({run.bundle.gate.reference for run in runs})
+    on = sorted({f"{run.bundle.gate.text} ({run.bundle.gate.figures.tokens} tokens)" for run in runs})
+    return plain_text(
+        f"Measured on the host before anything was pushed, against {', '.join(against)}, on {', '.join(on)}. "
+        "KL divergence in nats per token; lower is closer to the source.",
+        sections.MAX_COMMAND,
+    )

@@ -1,0 +1,434 @@
+"""The report's sections: which plots and tables there are, and what they show."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgekit.analysis import metrics
+from edgekit.analysis.comparison import Comparison, Row
+from edgekit.analysis.load import RunData
+from edgekit.analysis.metrics import Timeline
+from edgekit.reporting import formats, plots
+from edgekit.reporting.answers import choices
+from edgekit.reporting.formats import plain_text
+from edgekit.reporting.tables import Table
+
+#: Paths and kernel versions fit; a device that answers with a novel does not fill the report.
+MAX_CELL = 300
+#: A command is there to be repeated, so it is kept whole unless it is absurd.
+MAX_COMMAND = 4000
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One plot: a title, what it shows in words, and how to make the chart."""
+
+    name: str
+    title: str
+    description: str
+    chart: Callable[[], Any]
+    svg: str = ""
+
+
+@dataclass
+class Cells:
+    """A table as text: the first column names the row."""
+
+    caption: str
+    titles: list[str]
+    rows: list[list[str]]
+    right: list[bool]
+    notes: list[str] = field(default_factory=list)
+
+
+def cells_of(table: Table, caption: str) -> Cells:
+    """A table's human columns as text."""
+    return Cells(
+        caption=caption,
+        titles=[entry.title for entry in table.columns],
+        rows=[[entry.text(record) for entry in table.columns] for record in table.records],
+        right=[entry.right for entry in table.columns],
+    )
+
+
+def texts(caption: str, titles: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[int] = ()) -> Cells:
+    """A table of anything, made safe; ``right`` are the columns of numbers."""
+    return Cells(
+        caption=caption,
+        titles=list(titles),
+        rows=[[plain_text(value, MAX_CELL) for value in row] for row in rows],
+        right=[at in right for at in range(len(titles))],
+    )
+
+
+def trade_off_plots(comparison: Comparison, labels: Sequence[str]) -> list[Plot]:
+    """Quality, speed and size of all bundles; nothing where there is only one."""
+    found = choices(comparison)
+    if len(found) < 2:
+        return []
+    entries: list[dict[str, Any]] = [
+        {
+            "label": choice.row.label,
+            "kl": choice.row.kl_mean,
+            "speed": choice.row.median_tok_s,
+            "size": choice.row.size_bytes,
+            "best": choice.best,
+        }
+        for choice in found
+    ]
+    words = "; ".join(
+        f"{entry['label']} {formats.number(entry['speed'])} tokens per second, KL {formats.number(entry['kl'], 2)}, "
+        f"{formats.size(entry['size'])}"
+        for entry in entries
+    )
+    return [
+        Plot(
+            "trade-off",
+            "Quality, speed and size",
+            f"Decode speed over mean KL divergence, area of the circle for the size: {words}.",
+            lambda: plots.trade_off(entries, labels),
+        )
+    ]
+
+
+def speed_plots(comparison: Comparison, labels: Sequence[str], kind: str) -> list[Plot]:
+    """One plot per test and thread count, all of a kind on one scale."""
+    rows = [row for row in comparison.rows if row.kind == kind]
+    if not rows:
+        return []
+    limit = max(max(row.high_tok_s or 0, row.median_tok_s) for row in rows) * 1.2
+    groups: dict[tuple[int, int, int], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.depth, row.tokens, row.threads), []).append(row)
+    found = []
+    for number, (_, members) in enumerate(sorted(groups.items())):
+        title = f"{members[0].test}, {threads_text(members[0].threads)}"
+        words = "; ".join(
+            f"{row.label} {row.median_tok_s:.2f} {formats.interval(row.low_tok_s, row.high_tok_s)}" for row in members
+        )
+        found.append(
+            Plot(
+                f"{kind}-{number}",
+                title,
+                f"{kind.capitalize()} speed in tokens per second, median and interval: {words}.",
+                lambda members=members: plots.speeds(members, labels, limit=limit),  # type: ignore[misc]
+            )
+        )
+    return found
+
+
+def ratio_plots(comparison: Comparison, labels: Sequence[str]) -> list[Plot]:
+    """Forest plots of the ratios to the baseline, one per kind of test."""
+    found = []
+    for kind in ("prefill", "decode"):
+        rows = [row for row in comparison.rows if row.kind == kind and row.ratio is not None]
+        if rows:
+            found.append(
+                Plot(
+                    f"ratio-{kind}",
+                    f"{kind.capitalize()} against {comparison.baseline_label}",
+                    f"Ratio of {kind} speed to {comparison.baseline_label}, with interval: "
+                    + "; ".join(
+                        f"{row.label} {row.test} {row.threads} threads {row.ratio.median:.2f} {row.ratio.verdict}"
+                        for row in rows
+                        if row.ratio
+                    )
+                    + ".",
+                    lambda rows=rows: plots.ratios(  # type: ignore[misc]
+                        rows, labels, baseline=comparison.baseline_label
+                    ),
+                )
+            )
+    return found
+
+
+def latency_plots(runs: Sequence[RunData], labels: Sequence[str]) -> list[Plot]:
+    """Per-token latency over position, one plot per thread count."""
+    by_threads: dict[int, list[plots.TokenSeries]] = {}
+    for run, label in zip(runs, labels, strict=True):
+        for test, samples in metrics.samples(run).items():
+            if test.kind == "decode":
+                by_threads.setdefault(test.threads, []).append(_token_series(label, test, samples))
+    return [
+        Plot(
+            f"latency-{threads}",
+            threads_text(threads).capitalize(),
+            f"Milliseconds per token over the token's position with {threads_text(threads)}: "
+            + "; ".join(
+                f"{entry.label} {entry.test} from {formats.number(entry.median[0])} "
+                f"to {formats.number(entry.median[-1])}"
+                for entry in series
+            )
+            + ".",
+            lambda series=series: plots.token_latency(series, labels),  # type: ignore[misc]
+        )
+        for threads, series in sorted(by_threads.items())
+    ]
+
+
+def memory_plots(runs: Sequence[RunData], labels: Sequence[str], comparison: Comparison) -> list[Plot]:
+    """Peaks of all runs, then one curve per run: its first measuring launch with the most threads."""
+    found = []
+    threads = max((row.threads for row in comparison.rows), default=0)
+    peaks = [row for row in _first_rows(comparison) if row.peak_memory_bytes]
+    most = [row for row in peaks if row.threads == threads]
+    if most:
+        words = "; ".join(f"{row.label} {formats.size(row.peak_memory_bytes)}" for row in most)
+        found.append(
+            Plot(
+                "memory-peak",
+                f"Peak, {threads_text(threads)}",
+                f"Peak resident memory: {words}.",
+                lambda: plots.memory_peak(most),
+            )
+        )
+    curves = [(label, curve) for run, label in zip(runs, labels, strict=True) if (curve := _curve(run))]
+    limit = max((max(curve.rss, default=0) for _, curve in curves), default=0) * 1.08
+    for number, (label, curve) in enumerate(curves):
+        found.append(
+            Plot(
+                f"memory-{number}",
+                f"{label}, {threads_text(curve.threads)}",
+                f"Resident memory of {label} over {curve.at_s[-1] - curve.at_s[0]:.1f} seconds, at most "
+                f"{formats.size(max(curve.rss))}, with load, prefill and decode marked underneath.",
+                lambda curve=curve: plots.memory_over_time(curve, limit=limit),  # type: ignore[misc]
+            )
+        )
+    return found
+
+
+def latency_table(comparison: Comparison) -> Cells:
+    """Time to first token and percentiles of the tokens after it."""
+    rows = [
+        [
+            row.label,
+            str(row.threads),
+            row.test,
+            formats.milliseconds(row.ttft_ms),
+            *(formats.milliseconds(value) for value in (row.token_p50_ms, row.token_p90_ms, row.token_p99_ms)),
+            str(row.samples),
+        ]
+        for row in comparison.rows
+    ]
+    titles = ["bundle", "threads", "test", "time to first token", "token p50", "token p90", "token p99", "samples"]
+    return texts("Time to first token and time of each token", titles, rows, right=(1, 3, 4, 5, 6, 7))
+
+
+def memory_table(comparison: Comparison) -> Cells:
+    """Peak, its split, and load times."""
+    rows = [
+        [
+            row.label,
+            str(row.threads),
+            formats.size(row.size_bytes),
+            formats.size(row.peak_memory_bytes),
+            formats.size(row.peak_file_bytes),
+            formats.size(row.peak_anon_bytes),
+            formats.seconds(row.load_cold_s),
+            formats.seconds(row.load_warm_s),
+            formats.seconds(row.load_other_s),
+        ]
+        for row in _first_rows(comparison)
+    ]
+    titles = [
+        "bundle",
+        "threads",
+        "size",
+        "peak memory",
+        "file-backed",
+        "anonymous",
+        "cold load",
+        "warm load",
+        "load, cache unknown",
+    ]
+    return texts("Memory and load", titles, rows, right=range(1, 9))
+
+
+def quality_table(runs: Sequence[RunData], labels: Sequence[str]) -> Cells:
+    """What the gate found on the host, and the golden check on the device."""
+    rows = []
+    for run, label in zip(runs, labels, strict=True):
+        gate, figures = run.bundle.gate, run.bundle.gate.figures
+        verdict = metrics.golden_verdict(run)
+        golden = "not run"
+        if verdict is not None:
+            golden = (
+                f"passed, {verdict.tokens_equal} of {verdict.tokens} tokens"
+                if verdict.passed
+                else f"FAILED: {verdict.cause or 'other tokens or logits'}"
+            )
+        passed = "passed" if gate.passed else "overridden" if gate.allowed_unfaithful else "failed"
+        rows.append(
+            [
+                label,
+                formats.number(run.bundle.recipe.bits_per_weight),
+                formats.number(figures.kl_mean, 2),
+                formats.number(figures.kl_p99, 2),
+                formats.number(figures.kl_max, 2),
+                formats.percent(figures.same_top),
+                f"{figures.perplexity:.2f}",
+                f"{figures.perplexity_reference:.2f}",
+                f"{figures.greedy_prefix} of {figures.greedy_tokens}",
+                passed,
+                golden,
+            ]
+        )
+    titles = [
+        "bundle",
+        "bits/weight",
+        "KL mean",
+        "KL 99%",
+        "KL max",
+        "same top",
+        "perplexity",
+        "of the source",
+        "greedy prefix",
+        "gate",
+        "golden check on the device",
+    ]
+    return texts("Distance to the unquantized source", titles, rows, right=range(1, 9))
+
+
+def device_tables(groups: Sequence[Sequence[RunData]]) -> list[Cells]:
+    """Facts of each device, and its conditions around each run."""
+    found = []
+    for group in groups:
+        facts = group[0].run.device
+        rows: list[tuple[str, Any]] = [
+            ("name", facts.name),
+            ("transport", facts.transport),
+            ("processor", facts.cpu_model),
+            ("cores", facts.cpus),
+            *(
+                (f"cluster {number}", _cluster_text(cluster.name, cluster.cpus, cluster.max_khz))
+                for number, cluster in enumerate(facts.clusters)
+            ),
+            ("ABI", facts.abi),
+            ("memory", formats.size(facts.memory_bytes)),
+            ("system", facts.os),
+            ("kernel", facts.kernel),
+            ("results", facts.fidelity + (f": {facts.fidelity_reason}" if facts.fidelity_reason else "")),
+            *sorted(facts.android.items()),
+        ]
+        found.append(texts(f"Device {plain_text(facts.name)}", ["fact", "value"], rows))
+    return found
+
+
+def conditions_table(runs: Sequence[RunData], labels: Sequence[str]) -> Cells:
+    """How the device felt before and after each session, once per session."""
+    rows = []
+    seen = set()
+    for run, label in zip(runs, labels, strict=True):
+        key = (run.run.session, run.run.device.name)
+        if key in seen:
+            continue
+        seen.add(key)
+        for when, state in (("before", run.run.before), ("after", run.run.after)):
+            name = f"{when}, {label if len({entry.run.session for entry in runs}) > 1 else 'the session'}"
+            if state is None:
+                rows.append([name, *["unknown"] * 6])
+                continue
+            rows.append(
+                [
+                    name,
+                    _named(state.temperature_c, lambda value: f"{value:.1f} °C"),
+                    _named(state.frequency_khz, lambda value: f"{value / 1e6:.2f} GHz"),
+                    ", ".join(sorted(set(state.governor.values()))) or "unknown",
+                    "unknown" if state.load_1m is None else f"{state.load_1m:.2f}",
+                    "unknown" if state.memory_available_bytes is None else formats.size(state.memory_available_bytes),
+                    _battery(state.battery_percent, state.charging),
+                ]
+            )
+    titles = ["when", "temperature", "frequency", "governor", "load, 1 min", "free memory", "battery"]
+    return texts("Conditions", titles, rows)
+
+
+def repeat_tables(runs: Sequence[RunData], labels: Sequence[str]) -> list[Cells]:
+    """Identity of everything that was measured, and the versions that measured it."""
+    identity = [
+        [
+            label,
+            run.run.id,
+            run.bundle.identity,
+            f"{run.bundle.source.kind}: {run.bundle.source.name}"
+            + (f" at {run.bundle.source.revision}" if run.bundle.source.revision else "")
+            + (f" (stored as {run.bundle.source.weights_were})" if run.bundle.source.weights_were else ""),
+            run.bundle.source.sha256,
+            f"{run.bundle.runtime.name} {run.bundle.runtime.version}",
+            run.bundle.exporter,
+        ]
+        for run, label in zip(runs, labels, strict=True)
+    ]
+    versions: dict[str, set[str]] = {}
+    for run in runs:
+        for name, version in (*run.bundle.versions.items(), *run.run.versions.items()):
+            versions.setdefault(name, set()).add(version)
+    return [
+        texts(
+            "What was measured",
+            ["bundle", "run", "bundle SHA-256", "source", "source SHA-256", "runtime", "exporter"],
+            identity,
+        ),
+        texts(
+            "Versions",
+            ["software", "version"],
+            [(name, ", ".join(sorted(found))) for name, found in sorted(versions.items())],
+        ),
+    ]
+
+
+def commands(runs: Sequence[RunData]) -> list[str]:
+    """The commands that made the runs, each once."""
+    return list(
+        dict.fromkeys(formats.plain_text(shlex.join(run.run.command), MAX_COMMAND) for run in runs if run.run.command)
+    )
+
+
+def threads_text(count: int) -> str:
+    """``1 thread``, ``2 threads``."""
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+def _token_series(label: str, test: metrics.Test, samples: Sequence[metrics.Sample]) -> plots.TokenSeries:
+    """Medians over the samples, position by position; neighbours are merged where a plot cannot show them apart."""
+    width = -(-test.tokens // plots.MAX_POINTS)
+    series = plots.TokenSeries(label, test.name, [], [], [], [])
+    for start in range(0, test.tokens, width):
+        merged = [statistics.median(sample.token_ms[start : start + width]) for sample in samples]
+        series.position.append(test.depth + start)
+        series.median.append(statistics.median(merged))
+        series.low.append(min(merged))
+        series.high.append(max(merged))
+    return series
+
+
+def _curve(run: RunData) -> Timeline | None:
+    curves = [curve for data in run.launches if data.plan and data.plan.trials and (curve := metrics.timeline(data))]
+    return max(curves, key=lambda curve: curve.threads, default=None)
+
+
+def _first_rows(comparison: Comparison) -> list[Row]:
+    seen: dict[tuple[str, int], Row] = {}
+    for row in comparison.rows:
+        seen.setdefault((row.run, row.threads), row)
+    return list(seen.values())
+
+
+def _cluster_text(name: str | None, cpus: Sequence[int], max_khz: int | None) -> str:
+    speed = f" up to {max_khz / 1e6:.2f} GHz" if max_khz else ""
+    return f"{name or 'cores'} {', '.join(map(str, cpus))}{speed}"
+
+
+def _named(values: dict[str, Any], text: Callable[[Any], str]) -> str:
+    return ", ".join(f"{name} {text(value)}" for name, value in sorted(values.items())) or "unknown"
+
+
+def _battery(percent: int | None, charging: bool | None) -> str:
+    if percent is None and charging is None:
+        return "unknown"
+    state = "" if charging is None else ", charging" if charging else ", not charging"
+    return f"{'unknown' if percent is None else f'{percent}%'}{state}"
