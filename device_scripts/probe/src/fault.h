@@ -12,8 +12,8 @@ enum class Exit : int {
   kUsage = 2,    // the command line
   kPlan = 3,     // the plan cannot be read, or asks for what cannot be (a prompt longer than the context)
   kRuntime = 4,  // the runtime library is missing, too old, or not for this machine
-  kModel = 5,    // the model is missing, corrupt, or not of the form the plan states
-  kRun = 6,      // inference failed, or computed what is not a number
+  kModel = 5,    // the model is missing or corrupt, or the runtime refuses its operators or options
+  kRun = 6,      // inference failed (also: the graph is not fed as the plan states), or a logit is not a number
   kEvents = 7,   // the event stream cannot be written
   kSystem = 8,   // the kernel refused something: affinity, a thread, memory
 };

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <set>
 
 #include "fault.h"
 #include "json.h"
@@ -199,11 +200,13 @@ std::string read_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) fail(path + ": " + std::strerror(errno));
   std::string text;
-  // One byte more than allowed tells a file that is too long from one that just fits.
-  text.resize(kMaxJsonBytes + 1);
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  std::string chunk(64 << 10, '\0');
+  // Grown as the file is: the largest plan allowed would otherwise stand in this process's peak memory.
+  while (file.read(chunk.data(), static_cast<std::streamsize>(chunk.size())), file.gcount() > 0) {
+    text.append(chunk.data(), static_cast<std::size_t>(file.gcount()));
+    if (text.size() > kMaxJsonBytes) fail(path + ": larger than any plan");
+  }
   if (file.bad()) fail(path + ": " + std::strerror(errno));
-  text.resize(static_cast<std::size_t>(file.gcount()));
   return text;
 }
 
@@ -241,8 +244,12 @@ Plan read_plan(const std::string& path) {
   out.loads = static_cast<int>(in.integer("loads", 1, kMaxLoads));
   const auto& trials = in.array("trials");
   if (trials.size() > kMaxTrials) fail("plan.trials has too many entries");
-  for (const Json& trial : trials)
+  std::set<std::int64_t> ids;
+  for (const Json& trial : trials) {
     out.trials.push_back(read_trial(trial, out.trials.size(), out.artefact.context_length));
+    if (!ids.insert(out.trials.back().id).second)
+      fail("plan.trials: two have the id " + std::to_string(out.trials.back().id));
+  }
   if (const Json* golden = in.optional("golden")) out.golden = read_golden(*golden, out.artefact);
   out.seed = static_cast<std::uint64_t>(in.integer("seed", INT64_MIN, INT64_MAX));
   out.memory_hz = in.number("memory_hz", 0, kMaxMemoryHz);

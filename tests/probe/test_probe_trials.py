@@ -1,0 +1,152 @@
+"""The probe on a real model: golden check, trials, memory, affinity, loads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from probe_model import CONTEXT, ProbeModel
+
+from edgekit.schema.event import Bye, GoldenResult, Hello, Loaded, MemorySamples, TrialResult, TrialStart
+from edgekit.schema.plan import Trial
+
+TRIALS = [
+    Trial(id=0, kind="prefill", tokens=32, warmup=True),
+    Trial(id=1, kind="prefill", tokens=16, depth=40),
+    Trial(id=2, kind="decode", tokens=12),
+    Trial(id=3, kind="decode", tokens=8, depth=30),
+    Trial(id=4, kind="prefill", tokens=CONTEXT),
+    Trial(id=5, kind="decode", tokens=CONTEXT),
+]
+
+
+def test_a_whole_launch(launch, model: ProbeModel, library: Path, abi: str) -> None:
+    outcome = launch(model.plan(library, TRIALS))
+    assert outcome.exit_code == 0
+    assert outcome.stream.complete
+    hello = outcome.stream.events[0]
+    assert isinstance(hello, Hello)
+    assert (hello.runtime, hello.runtime_version, hello.abi) == ("onnxruntime", "1.32.0", abi)
+    bye = outcome.stream.events[-1]
+    assert isinstance(bye, Bye)
+    assert (bye.reason, bye.trials_done) == ("done", len(TRIALS))
+    results = {event.trial: event for event in outcome.all(TrialResult)}
+    assert [event.trial for event in outcome.all(TrialStart)] == [trial.id for trial in TRIALS]
+    for trial in TRIALS:
+        result = results[trial.id]
+        assert len(result.token_ns) == (1 if trial.kind == "prefill" else trial.tokens)
+        moments = [result.start_ns, *result.token_ns]
+        assert all(before < after for before, after in zip(moments, moments[1:], strict=False))
+        assert result.end_ns == result.token_ns[-1]
+        assert len(result.cpus) == 1
+        assert set(result.cpus) <= set(os.sched_getaffinity(0))
+    recorded = [event.t for event in outcome.stream.events]
+    assert recorded == sorted(recorded)
+
+
+def test_golden_answer_is_what_the_python_package_computes(launch, model: ProbeModel, library: Path) -> None:
+    answer = launch(model.plan(library, [])).only(GoldenResult)
+    assert answer.tokens == model.golden.tokens
+    np.testing.assert_allclose(answer.logits, model.golden.logits, atol=model.golden.tolerance)
+
+
+def test_golden_feeds_the_golden_tokens_not_its_own(launch, model: ProbeModel, library: Path) -> None:
+    """One differing token must not change the logits of all later steps."""
+    wrong = [*model.golden.tokens]
+    wrong[0] = (wrong[0] + 1) % 97
+    other = msgspec.structs.replace(model.golden, tokens=wrong)
+    answer = launch(model.plan(library, [], golden=other)).only(GoldenResult)
+    assert answer.tokens[0] == model.golden.tokens[0]
+    np.testing.assert_allclose(answer.logits[0], model.golden.logits[0], atol=model.golden.tolerance)
+    assert np.abs(np.subtract(answer.logits[1], model.golden.logits[1])).max() > 10 * model.golden.tolerance
+
+
+def test_trials_before_do_not_change_the_golden_answer(launch, model: ProbeModel, library: Path) -> None:
+    """The cache is emptied, whatever was in it: a golden check after a load and trials of another launch agree."""
+    first = launch(model.plan(library, TRIALS, loads=2)).only(GoldenResult)
+    second = launch(model.plan(library, [])).only(GoldenResult)
+    assert first.logits == second.logits
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_that_compute(launch, model: ProbeModel, library: Path, threads: int) -> None:
+    outcome = launch(model.plan(library, TRIALS[:3], threads=threads))
+    assert outcome.only(Loaded).threads == threads
+    assert [len(event.cpus) for event in outcome.all(TrialResult)] == [threads] * 3
+    assert outcome.only(GoldenResult).tokens == model.golden.tokens
+
+
+def test_affinity_holds_for_every_thread(launch, model: ProbeModel, library: Path) -> None:
+    cpu = max(os.sched_getaffinity(0))
+    outcome = launch(model.plan(library, TRIALS[:3], threads=2, affinity=[cpu]))
+    loaded = outcome.only(Loaded)
+    assert loaded.affinity_asked == [cpu]
+    assert loaded.affinity_read
+    assert all(allowed == [cpu] for allowed in loaded.affinity_read)
+    assert {at for event in outcome.all(TrialResult) for at in event.cpus} == {cpu}
+
+
+def test_without_affinity_placement_is_the_schedulers(launch, model: ProbeModel, library: Path) -> None:
+    loaded = launch(model.plan(library, [])).only(Loaded)
+    assert loaded.affinity_asked is None
+    assert all(set(allowed) == os.sched_getaffinity(0) for allowed in loaded.affinity_read)
+
+
+def test_each_load_is_told(launch, model: ProbeModel, library: Path) -> None:
+    loads = launch(model.plan(library, [], loads=3)).all(Loaded)
+    assert [load.load for load in loads] == [0, 1, 2]
+    assert all(load.start_ns < load.end_ns for load in loads)
+    assert all(first.end_ns <= second.start_ns for first, second in zip(loads, loads[1:], strict=False))
+    # By the second load the files were just read; only an owner is told so by the kernel, and we made them.
+    assert loads[1].resident_before == 1.0
+
+
+def test_memory_is_sampled_from_load_to_end(launch, model: ProbeModel, library: Path) -> None:
+    trials = [msgspec.structs.replace(TRIALS[5], id=number) for number in range(20)]
+    outcome = launch(model.plan(library, trials, memory_hz=500.0))
+    samples = outcome.all(MemorySamples)
+    at = [moment for event in samples for moment in event.at_ns]
+    assert len(at) >= 3
+    assert all(before < after for before, after in zip(at, at[1:], strict=False))
+    bye = outcome.only(Bye)
+    for event in samples:
+        assert len(event.at_ns) == len(event.rss) == len(event.anon) == len(event.file)
+        assert all(rss == anon + file for rss, anon, file in zip(event.rss, event.anon, event.file, strict=True))
+        assert all(0 < rss <= bye.memory.peak for rss in event.rss)
+    assert bye.memory.peak >= bye.memory.rss > 0
+
+
+def test_no_sampler_at_zero_hertz(launch, model: ProbeModel, library: Path) -> None:
+    outcome = launch(model.plan(library, TRIALS[:2], memory_hz=0))
+    assert outcome.exit_code == 0
+    assert outcome.all(MemorySamples) == []
+
+
+def test_only_what_the_plan_fills_of_the_cache_is_resident(
+    launch, library: Path, tmp_path: Path, model: ProbeModel
+) -> None:
+    """A long context costs memory when it is used, not before."""
+    wide = msgspec.structs.replace(
+        model.artefact(library).interface, cache_shape=[[1, 2, 1 << 20, 16]] * len(model.interface.past)
+    )
+    artefact = msgspec.structs.replace(model.artefact(library), interface=wide)
+    plan = msgspec.structs.replace(model.plan(library, [], golden=None), artefact=artefact)
+    outcome = launch(plan)
+    # 512 MiB of address space. (The graph states another shape: running it would be refused, loading it is not.)
+    assert outcome.exit_code == 0
+    assert outcome.only(Bye).memory.peak < 300 * 1024 * 1024
+
+
+def test_session_options_reach_the_runtime(launch, model: ProbeModel, library: Path) -> None:
+    """It takes what it knows, and refuses a key that is longer than it allows."""
+    options = {"session.intra_op.allow_spinning": "0", "session.enable_cpu_mem_arena": "0"}
+    artefact = msgspec.structs.replace(model.artefact(library), session_config=options)
+    plan = msgspec.structs.replace(model.plan(library, TRIALS), artefact=artefact)
+    outcome = launch(plan)
+    assert outcome.exit_code == 0
+    assert outcome.only(GoldenResult).tokens == model.golden.tokens
+    too_long = msgspec.structs.replace(artefact, session_config={"k" * 5000: "1"})
+    assert "5000" not in launch(msgspec.structs.replace(plan, artefact=too_long)).refused("model", 5)
