@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -39,7 +40,7 @@ def test_a_whole_launch(launch, model: ProbeModel, library: Path, abi: str) -> N
         result = results[trial.id]
         assert len(result.token_ns) == (1 if trial.kind == "prefill" else trial.tokens)
         moments = [result.start_ns, *result.token_ns]
-        assert all(before < after for before, after in zip(moments, moments[1:], strict=False))
+        assert all(before < after for before, after in pairwise(moments))
         assert result.end_ns == result.token_ns[-1]
         assert len(result.cpus) == 1
         assert set(result.cpus) <= set(os.sched_getaffinity(0))
@@ -99,7 +100,7 @@ def test_each_load_is_told(launch, model: ProbeModel, library: Path) -> None:
     loads = launch(model.plan(library, [], loads=3)).all(Loaded)
     assert [load.load for load in loads] == [0, 1, 2]
     assert all(load.start_ns < load.end_ns for load in loads)
-    assert all(first.end_ns <= second.start_ns for first, second in zip(loads, loads[1:], strict=False))
+    assert all(first.end_ns <= second.start_ns for first, second in pairwise(loads))
     # By the second load the files were just read; only an owner is told so by the kernel, and we made them.
     assert loads[1].resident_before == 1.0
 
@@ -110,7 +111,7 @@ def test_memory_is_sampled_from_load_to_end(launch, model: ProbeModel, library: 
     samples = outcome.all(MemorySamples)
     at = [moment for event in samples for moment in event.at_ns]
     assert len(at) >= 3
-    assert all(before < after for before, after in zip(at, at[1:], strict=False))
+    assert all(before < after for before, after in pairwise(at))
     bye = outcome.only(Bye)
     for event in samples:
         assert len(event.at_ns) == len(event.rss) == len(event.anon) == len(event.file)
