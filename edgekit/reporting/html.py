@@ -150,7 +150,8 @@ def _sections(
         Section(
             "latency",
             "Each token",
-            "Time of every token over its position: the line is the median, the band the range of the samples.",
+            "Time of every token over its position: the line is the median, the band the range of the samples. "
+            "A stall that would flatten the rest is cut off; the table has the longest.",
             sections.latency_plots(runs, names),
             [sections.first_token_table(comparison), sections.token_table(comparison)],
         ),
