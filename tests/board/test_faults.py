@@ -138,7 +138,12 @@ def test_no_server_can_be_started(adb_environment: dict[str, str], monkeypatch: 
     assert caught.value.hint
     monkeypatch.setenv("ADBUTILS_ADB_PATH", "/nonexistent/adb")
     with pytest.raises(DeviceUnavailableError, match="start an adb server"):
-        list_devices()
+        resolve("adb")
+    # A list shows what there is, and says what is missing.
+    local, adb = list_devices()
+    assert (local.name, local.state) == ("local", "device")
+    assert (adb.name, adb.state) == ("adb", "no server")
+    assert "start an adb server" in (adb.advice or "")
 
 
 @pytest.mark.parametrize("adb", ["on the PATH", "of adbutils"])
@@ -184,6 +189,16 @@ def test_variables_that_cannot_be_understood(
     monkeypatch.setenv(name, value)
     with pytest.raises(error, match=name):
         resolve("adb")
+
+
+def test_older_devices_are_asked_in_the_older_way(x86_board: Board) -> None:
+    device = x86_board.device()
+    modern = [device.stat(path) for path in ("/etc/hostname", "/etc", "/missing")]
+    device._features = frozenset({"shell_v2"})
+    assert [device.stat(path) for path in ("/etc/hostname", "/etc", "/missing")] == modern
+    device._features = frozenset({"cmd"})
+    with pytest.raises(UnsupportedError, match="cannot tell exit codes"):
+        device.run(["true"])
 
 
 def test_names_of_devices(new_board: Callable[..., Board], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
