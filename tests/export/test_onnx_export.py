@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import numpy as np
 import onnx
 import onnx_models
@@ -180,3 +181,18 @@ def test_an_interrupted_weights_file_leaves_nothing_behind(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sensitive_layers_are_found_by_what_rounding_changes(templates, tmp_path):
+    config = onnx_models.CONFIGS["llama, tied"]()
+    model = onnx_models.make_model(config)
+    mixed = {"select": "sensitivity", "bits": 8, "block": 32, "share": 0.3}
+    recipe = msgspec.structs.replace(load_recipe("w4-mixed"), mixed=mixed)
+    # One column of outliers, which the other weights of its blocks pay for.
+    with torch.no_grad():
+        model.model.layers[2].mlp.down_proj.weight[:, ::32] *= 40
+    files = write_model(templates(config), model.state_dict(), recipe, tmp_path)
+    assert "model.layers.2.mlp.down_proj.weight.q8" in files.kept
+    assert 0 < len(files.kept) < 10
+    with pytest.raises(InputError, match="share"):
+        write_model(templates(config), model.state_dict(), msgspec.structs.replace(recipe, mixed={"bits": 8}), tmp_path)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from edgekit.errors import InputError
+from edgekit.errors import InputError, UnsupportedError
 from edgekit.schema.recipe import MatrixFormat, RecipeProfile
 from edgekit_export.onnx.graph import PLACEHOLDER, Graph, Weight
 from edgekit_export.onnx.quantize import quantize
@@ -37,12 +37,17 @@ def keep_sensitive(
         )
     kept = MatrixFormat(scheme="weight-only", bits=mixed["bits"], block=mixed["block"])
     if mixed["select"] == "names":
-        return {
+        named = {
             name: kept
             for name, form in formats.items()
             if form is recipe.linear
             and any(part in path for path in graph.weights[name].parts for part in mixed["names"])
         }
+        if not named:
+            raise UnsupportedError(
+                f"recipe {recipe.name} keeps {', '.join(mixed['names'])}, and the model has no layer of that name"
+            )
+        return named
     losses: dict[str, tuple[float, int]] = {}
     for node in graph.nodes:
         if not node.is_op("Linear", PLACEHOLDER):
