@@ -37,6 +37,8 @@ class Target:
     #: The probe and the runtime library that execute it there.
     probe_path: str
     library_path: str
+    #: Libraries with faster operators than the runtime's own.
+    kernel_paths: tuple[str, ...] = ()
 
 
 @dataclass
@@ -120,6 +122,7 @@ class Session:
             target.bundle,
             model_path=target.model_path,
             library_path=target.library_path,
+            kernel_paths=target.kernel_paths,
         )
         folder = writer.begin_launch(plan)
         pending = Launch(
