@@ -17,11 +17,12 @@ from edgekit.analysis.labels import labels
 from edgekit.analysis.load import RunData
 from edgekit.errors import HostStorageError, InputError
 from edgekit.progress import Progress, ProgressEvent, silent
-from edgekit.reporting import sections
+from edgekit.reporting import report_plots, sections
 from edgekit.reporting.answers import Answer, answers, by_device, choices
 from edgekit.reporting.comparison import notes, records_of
 from edgekit.reporting.formats import plain_text
-from edgekit.reporting.sections import Cells, Plot
+from edgekit.reporting.report_plots import Plot
+from edgekit.reporting.sections import Cells
 from edgekit.schema.storage import check_writable, write_atomically
 
 STAGE = "write report"
@@ -73,7 +74,7 @@ def write_report(
     target = Path(path)
     if target.is_dir():
         raise InputError(f"write report to {target}: it is a directory", hint="name a file, such as report.html")
-    check_writable(target.parent)
+    check_writable(target.parent, doing=f"write report to {target}")
     text = render_report(runs, baseline=baseline, title=title, progress=progress)
     try:
         write_atomically(target, text.encode())
@@ -125,7 +126,7 @@ def script_json(value: Any) -> str:
 def _sections(
     runs: Sequence[RunData], names: Sequence[str], groups: Sequence[Sequence[RunData]], comparison: Comparison
 ) -> list[Section]:
-    trade_off = sections.trade_off_plots(comparison, names)
+    trade_off = report_plots.trade_off_plots(comparison, names)
     found = [
         Section(
             "trade-off",
@@ -140,14 +141,14 @@ def _sections(
             "Prefill and decode",
             "Tokens per second while a prompt is read, and while text is generated one token at a time. "
             "Bar: median; whisker: 95% interval; dots: every sample.",
-            sections.speed_plots(comparison, names),
+            report_plots.speed_plots(comparison, names),
             [],
         ),
         Section(
             "differences",
             "Differences",
             "Ratios with their 95% intervals; a filled point is a difference that is faster or slower beyond chance.",
-            sections.ratio_plots(comparison, names),
+            report_plots.ratio_plots(comparison, names),
             [sections.speed_table(comparison)],
             [plain_text(note, sections.MAX_CELL) for note in notes(comparison) if not note.startswith("Missing:")],
         ),
@@ -156,7 +157,7 @@ def _sections(
             "Each token",
             "Time of every token over its position: the line is the median, the band the range of the samples. "
             "A stall that would flatten the rest is cut off; the table has the longest.",
-            sections.latency_plots(runs, names),
+            report_plots.latency_plots(runs, names),
             [sections.first_token_table(comparison), sections.token_table(comparison)],
         ),
         Section(
@@ -164,7 +165,7 @@ def _sections(
             "Memory",
             "Resident memory of the probe. File-backed pages hold weights that the system can drop and read again; "
             "anonymous ones hold everything else. The strip underneath shows load, prefill and decode on one clock.",
-            sections.memory_plots(runs, names, comparison),
+            report_plots.memory_plots(runs, names, comparison),
             [sections.memory_table(comparison)],
         ),
         Section(

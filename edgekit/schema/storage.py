@@ -32,10 +32,10 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, *, doing: str | None = None) -> None:
     """See that results can be written to ``folder``, which may not exist yet; nothing is left behind.
 
-    Asked before long work, which would otherwise be lost at its end.
+    Asked before long work, which would otherwise be lost at its end. ``doing`` is what the message says was attempted.
 
     Raises:
         HostStorageError: it cannot be made, or not be written.
@@ -48,7 +48,7 @@ def check_writable(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise HostStorageError(
-            f"write into {folder}: {error.strerror or error}",
+            f"{doing or f'write into {folder}'}: {error.strerror or error}",
             hint="choose another folder, or free space and see to its permissions",
         ) from error
     finally:
