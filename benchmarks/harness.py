@@ -129,6 +129,14 @@ def arguments(description: str | None) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def write_result(target: Path, result: dict[str, Any]) -> None:
+    """Write a result file whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    making = target.with_suffix(".part")
+    making.write_text(json.dumps(result, indent=1) + "\n")
+    making.replace(target)
+
+
 def run(
     name: str,
     options: argparse.Namespace,
@@ -160,10 +168,7 @@ def run(
         "bounds": bounds(rows, bandwidth),
     }
     target = options.out or Path(__file__).resolve().parent / "results" / f"{name}.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    making = target.with_suffix(".part")
-    making.write_text(json.dumps(result, indent=1) + "\n")
-    making.replace(target)
+    write_result(target, result)
     for row in rows:
         ratio = row["ratio"]
         print(

@@ -1,4 +1,4 @@
-"""onnxruntime-genai's own builder: `SOURCE.gguf TARGET`, int4 for the CPU."""
+"""onnxruntime-genai's own builder for the CPU: `SOURCE.gguf TARGET [PRECISION]`, int4 if none is given."""
 
 import subprocess
 import sys
@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-source, target = map(Path, sys.argv[1:])
+source, target = map(Path, sys.argv[1:3])
+precision = sys.argv[3] if len(sys.argv) > 3 else "int4"
 with tempfile.TemporaryDirectory() as scratch:
     # The builder takes a Hugging Face folder: the same weights, dequantized.
     model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
@@ -18,5 +19,7 @@ with tempfile.TemporaryDirectory() as scratch:
     AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(scratch)
     Path(scratch, "tokenizer.model").unlink(missing_ok=True)
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", scratch, "-o", str(target)]
-    command += ["-p", "int4", "-e", "cpu", "-c", f"{scratch}/cache", "--extra_options", "int4_accuracy_level=4"]
+    command += ["-p", precision, "-e", "cpu", "-c", f"{scratch}/cache"]
+    if precision.startswith("int"):
+        command += ["--extra_options", "int4_accuracy_level=4"]
     subprocess.run(command, check=True, stdout=sys.stderr)
