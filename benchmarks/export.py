@@ -12,10 +12,11 @@ import subprocess
 import sys
 import tempfile
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import harness, ours, peers
+from benchmarks import harness, peers
 from benchmarks.source import gguf
 
 #: Our recipe, and the builder's precision for it.
@@ -111,7 +112,7 @@ def main() -> None:
             "name": "export-vs-genai-builder",
             "measured_at": began.isoformat(timespec="seconds"),
             "machine": harness.machine() | {"load_average": {"before": load, "after": harness.load_average()}},
-            "versions": {"edgekit-slm": ours.version("edgekit-slm"), "peer": peers.GENAI[0], "ours": "gate included"},
+            "versions": {"edgekit-slm": version("edgekit-slm"), "peer": peers.GENAI[0], "ours": "gate included"},
             "rows": found,
         },
     )
