@@ -1,0 +1,89 @@
+"""Weights as XNNPACK and ExecuTorch's embedding kernels read them from the file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from edgekit.errors import UnsupportedError
+from edgekit_export.executorch.formats import Format
+from edgekit_export.onnx.quantize import quantize
+
+_ROWS = 4096
+_INT8 = 127.0
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A matrix as stored: ``data`` and, for integers, ``scales`` (a tensor of the stored type)."""
+
+    format: Format
+    shape: tuple[int, ...]
+    data: torch.Tensor
+    scales: torch.Tensor | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Stored size."""
+        return nbytes(self.data) + (0 if self.scales is None else nbytes(self.scales))
+
+
+def pack(weight: torch.Tensor, format: Format) -> Packed:
+    """Store a float32 matrix ``[rows, columns]`` in a format.
+
+    Raises:
+        UnsupportedError: the columns do not divide into the format's blocks.
+    """
+    shape = tuple(weight.shape)
+    if format.storage == "float32":
+        return Packed(format, shape, weight)
+    if format.storage == "int8-channel":
+        data = torch.empty(shape, dtype=torch.int8)
+        scales = torch.empty(shape[0], dtype=torch.float32)
+        for start in range(0, shape[0], _ROWS):
+            rows = weight[start : start + _ROWS]
+            scale = (rows.abs().amax(1) / _INT8).clamp(min=torch.finfo(torch.float32).tiny)
+            data[start : start + _ROWS] = torch.round(rows / scale[:, None]).clamp(-_INT8, _INT8).to(torch.int8)
+            scales[start : start + _ROWS] = scale
+        return Packed(format, shape, data, scales)
+    assert format.block is not None
+    if shape[1] % format.block:
+        raise UnsupportedError(
+            f"store a matrix of {shape[1]} columns in blocks of {format.block} for executorch: they do not divide",
+            hint="use a recipe with smaller blocks, or int8 weights",
+        )
+    stored = quantize(weight, bits=4, block=format.block, symmetric=True)
+    # Two weights a byte, the even column low, both shifted by 8: what the ONNX half packs is what XNNPACK reads.
+    data = stored.packed.reshape(shape[0], shape[1] // 2)
+    return Packed(format, shape, data, stored.scales.to(torch.bfloat16))
+
+
+def pack_embedding4(packed: Packed) -> Packed:
+    """A 4-bit matrix for ExecuTorch's embedding kernel, which has the even column high and float32 scales."""
+    assert packed.scales is not None
+    return Packed(packed.format, packed.shape, (packed.data << 4) | (packed.data >> 4), packed.scales.float())
+
+
+def unpack(packed: Packed) -> torch.Tensor:
+    """The float32 weights that the stored numbers stand for."""
+    if packed.scales is None:
+        return packed.data
+    if packed.format.storage == "int8-channel":
+        return packed.data.float() * packed.scales[:, None]
+    assert packed.format.block is not None
+    values = torch.stack([packed.data & 15, packed.data >> 4], -1).reshape(packed.shape).float() - 8.0
+    rows, columns = packed.shape
+    grouped = values.reshape(rows, columns // packed.format.block, packed.format.block)
+    return (grouped * packed.scales.float()[..., None]).reshape(rows, columns)
+
+
+def raw(tensor: torch.Tensor) -> memoryview:
+    """A tensor's bytes, without a copy."""
+    flat = tensor.contiguous().reshape(-1).view(torch.uint8)
+    return memoryview(flat.numpy())
+
+
+def nbytes(tensor: torch.Tensor) -> int:
+    """A tensor's size in bytes."""
+    return tensor.numel() * tensor.element_size()
