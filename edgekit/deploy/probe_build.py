@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import msgspec
 
-import edgekit
 from edgekit.deploy.cache import locked, publish, scratch, storage_errors
 from edgekit.deploy.elf import require_machine, required_glibc
 from edgekit.deploy.toolchain import TOOLCHAIN_VARIABLE, Toolchain, find_toolchain
@@ -86,7 +87,7 @@ def ensure_probe(abi: str, *, progress: Progress = silent) -> Path:
     toolchain = find_toolchain(abi)
     sources = probe_sources()
     digest = sources_digest(sources)
-    version = f"{edgekit.__version__}+{digest[:12]}"
+    version = f"{_own_version()}+{digest[:12]}"
     arguments = compile_arguments(toolchain, sources, version)
     compiler = toolchain.identity()
     key = hashlib.sha256("\0".join([abi, digest, compiler, *arguments]).encode()).hexdigest()[:32]
@@ -124,6 +125,13 @@ def sources_digest(sources: list[Path]) -> str:
     for path in sources:
         digest.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
+
+
+def _own_version() -> str:
+    try:
+        return installed_version("edgekit-slm")
+    except PackageNotFoundError:
+        return "0"
 
 
 def _compile(arguments: list[str], output: Path, toolchain: Toolchain) -> Path:

@@ -19,6 +19,9 @@ _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>
 #: What ``adb`` itself accepts as a serial; nothing in it can change the meaning of a request to the server.
 _SERIAL = re.compile(r"[A-Za-z0-9._:\[\]@()-]{1,256}\Z")
 
+#: Devices that `edgekit devices` asks at a time; each answers in some milliseconds.
+_ASKED_AT_ONCE = 16
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceRecord:
@@ -69,24 +72,31 @@ def resolve(spec: str | None = None) -> Device:
 def list_devices() -> list[DeviceRecord]:
     """This machine (where it can be used) and every device of the adb server, also those that are not ready.
 
-    Raises:
-        DeviceUnavailableError: the adb server cannot be reached or started.
+    Where there is no adb server and none can be started, one record says so.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     from edgekit.device.adb import AdbDevice
-    from edgekit.device.adb_server import ADVICE, AdbServer
+    from edgekit.device.adb_server import ADVICE, AdbServer, Listed
+
+    def describe(listed: Listed) -> DeviceRecord:
+        if listed.state == "device":
+            return _describe(AdbDevice(listed.serial, server))
+        advice = ADVICE.get(listed.state, "reconnect it")
+        return DeviceRecord(f"adb:{listed.serial}", listed.state, listed.tags.get("model"), None, None, advice)
 
     found: list[DeviceRecord] = []
     with contextlib.suppress(UnsupportedError):  # not Linux: this machine is no device
         found.append(_describe(LocalDevice()))
-    server = AdbServer.from_environment()
-    for listed in server.devices():
-        if listed.state == "device":
-            found.append(_describe(AdbDevice(listed.serial, server)))
-        else:
-            model = listed.tags.get("model")
-            advice = ADVICE.get(listed.state, "reconnect it")
-            found.append(DeviceRecord(f"adb:{listed.serial}", listed.state, model, None, None, advice))
-    return found
+    try:
+        server = AdbServer.from_environment()
+        listed = server.devices()
+    except DeviceUnavailableError as error:
+        advice = f"{error.message}; {error.hint}" if error.hint else error.message
+        return [*found, DeviceRecord("adb", "no server", None, None, None, advice)]
+    # One that hangs must not keep the others waiting.
+    with ThreadPoolExecutor(max_workers=_ASKED_AT_ONCE) as pool:
+        return [*found, *pool.map(describe, listed)]
 
 
 def _describe(device: Device) -> DeviceRecord:

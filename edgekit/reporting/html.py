@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-import edgekit
 from edgekit.analysis.compare import compare
 from edgekit.analysis.comparison import Comparison
 from edgekit.analysis.labels import labels
@@ -25,6 +25,7 @@ from edgekit.reporting.sections import Cells, Plot
 from edgekit.schema.storage import write_atomically
 
 STAGE = "write report"
+DISTRIBUTION = "edgekit-slm"
 _TEMPLATES = Path(__file__).parent / "templates"
 
 #: What would end a data block early, or a line of it where JavaScript counts lines.
@@ -41,6 +42,11 @@ class Section:
     plots: list[Plot]
     tables: list[Cells]
     notes: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def beside(self) -> bool:
+        """Whether the first table stands beside the only plot."""
+        return len(self.plots) == 1 and bool(self.tables)
 
 
 def write_report(
@@ -96,10 +102,11 @@ def render_report(
         sections=parts,
         faults=[plain_text(fault, sections.MAX_CELL) for fault in comparison.faults],
         unreal=sorted({row.fidelity for row in comparison.rows if row.fidelity != "real"}),
+        busy=sections.busy(runs),
         commands=sections.commands(runs),
         data=script_json({"comparison": list(records_of(comparison)), "faults": comparison.faults}),
         css=(_TEMPLATES / "report.css").read_text(encoding="utf-8"),
-        version=edgekit.__version__,
+        version=version(DISTRIBUTION),
     )
     return text
 
@@ -126,17 +133,11 @@ def _sections(
             [sections.choice_table(comparison)] if trade_off else [],
         ),
         Section(
-            "prefill",
-            "Prefill",
-            "Tokens per second while a prompt is read. Bar: median; whisker: 95% interval; dots: every sample.",
-            sections.speed_plots(comparison, names, "prefill"),
-            [],
-        ),
-        Section(
-            "decode",
-            "Decode",
-            "Tokens per second while text is generated, one token at a time.",
-            sections.speed_plots(comparison, names, "decode"),
+            "speed",
+            "Prefill and decode",
+            "Tokens per second while a prompt is read, and while text is generated one token at a time. "
+            "Bar: median; whisker: 95% interval; dots: every sample.",
+            sections.speed_plots(comparison, names),
             [],
         ),
         Section(
@@ -150,7 +151,8 @@ def _sections(
         Section(
             "latency",
             "Each token",
-            "Time of every token over its position: the line is the median, the band the range of the samples.",
+            "Time of every token over its position: the line is the median, the band the range of the samples. "
+            "A stall that would flatten the rest is cut off; the table has the longest.",
             sections.latency_plots(runs, names),
             [sections.first_token_table(comparison), sections.token_table(comparison)],
         ),
@@ -212,6 +214,7 @@ def _template() -> Any:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.tests["hash"] = lambda text: len(text) == 64 and " " not in text
     return environment.get_template("report.html.j2")
 
 

@@ -138,7 +138,12 @@ def test_no_server_can_be_started(adb_environment: dict[str, str], monkeypatch: 
     assert caught.value.hint
     monkeypatch.setenv("ADBUTILS_ADB_PATH", "/nonexistent/adb")
     with pytest.raises(DeviceUnavailableError, match="start an adb server"):
-        list_devices()
+        resolve("adb")
+    # A list shows what there is, and says what is missing.
+    local, adb = list_devices()
+    assert (local.name, local.state) == ("local", "device")
+    assert (adb.name, adb.state) == ("adb", "no server")
+    assert "start an adb server" in (adb.advice or "")
 
 
 @pytest.mark.parametrize("adb", ["on the PATH", "of adbutils"])
@@ -184,6 +189,16 @@ def test_variables_that_cannot_be_understood(
     monkeypatch.setenv(name, value)
     with pytest.raises(error, match=name):
         resolve("adb")
+
+
+def test_older_devices_are_asked_in_the_older_way(x86_board: Board) -> None:
+    device = x86_board.device()
+    modern = [device.stat(path) for path in ("/etc/hostname", "/etc", "/missing")]
+    device._features = frozenset({"shell_v2"})
+    assert [device.stat(path) for path in ("/etc/hostname", "/etc", "/missing")] == modern
+    device._features = frozenset({"cmd"})
+    with pytest.raises(UnsupportedError, match="cannot tell exit codes"):
+        device.run(["true"])
 
 
 def test_names_of_devices(new_board: Callable[..., Board], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -244,6 +259,22 @@ def test_free_space_is_that_of_the_store(new_board: Callable[..., Board]) -> Non
     free = facts.gather(device).free_bytes
     assert free is not None
     assert 30 * MIB < free <= 32 * MIB
+
+
+def test_the_shell_user_of_a_phone_suffices(new_board: Callable[..., Board], tmp_path: Path) -> None:
+    """uid 2000 owns nothing but /data/local/tmp."""
+    device = new_board(user=2000).device()
+    assert device.run(["id", "-u"]).stdout == b"2000\n"
+    assert facts.gather(device).fidelity == "real"
+    assert conditions.read(device).load_1m is not None
+    (tmp_path / "f").write_bytes(b"content")
+    placed = Store(device).place("bundles", [StoreFile("f", tmp_path / "f", 7, sha256_file(tmp_path / "f"))])
+    assert device.run(["cat", f"{placed.directory}/f"]).stdout == b"content"
+    with pytest.raises(DeviceFailedError, match=r"Permission denied|Read-only"):
+        device.push(tmp_path / "f", "/usr/f")
+    with pytest.raises(DeviceFailedError, match="not done after"):
+        device.run(["sleep", "1234"], timeout=0.5)
+    assert b"sleep" not in device.run(["ps", "-e"]).stdout
 
 
 def test_conditions(arm_board: Board, x86_board: Board) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import msgspec
 
 from edgekit.errors import UnsupportedError
 from edgekit.schema.recipe import MatrixFormat, RecipeProfile
@@ -51,10 +53,15 @@ def formats_of(recipe: RecipeProfile) -> Formats:
     if recipe.mixed:
         raise UnsupportedError(f"recipe {recipe.name} on executorch: layers in mixed formats are not supported")
     return Formats(
-        linear=_format(recipe, recipe.linear, "linear"),
-        head=_format(recipe, recipe.head, "head"),
-        embedding=_format(recipe, recipe.embedding, "embedding"),
+        linear=_format(recipe, _own(options, "linear", recipe.linear), "linear"),
+        head=_format(recipe, _own(options, "head", recipe.head), "head"),
+        embedding=_format(recipe, _own(options, "embedding", recipe.embedding), "embedding"),
     )
+
+
+def _own(options: dict[str, Any], role: str, shared: MatrixFormat) -> MatrixFormat:
+    """The runtime's own format of a role (``[runtimes.executorch.ROLE]``), or the one all runtimes share."""
+    return msgspec.convert(options[role], MatrixFormat) if role in options else shared
 
 
 def _format(recipe: RecipeProfile, matrix: MatrixFormat, role: str) -> Format:

@@ -92,7 +92,7 @@ class _Binder:
 
     def resolve(self, name: str) -> str:
         """The source's name of a parameter; a tied matrix has one."""
-        if name in self._tensors:
+        if name in self._tensors.shapes:
             return name
         if name.endswith(("lm_head.weight", "embed_out.weight")) or "embed" in name or "wte" in name:
             vocabulary = self._decoder.logits.shape[-1]
