@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgekit.device.local import LocalDevice
-from edgekit.errors import DeviceUnavailableError, EdgekitError, InputError, UnsupportedError
+from edgekit.errors import DeviceFailedError, DeviceUnavailableError, EdgekitError, InputError, UnsupportedError
 
 if TYPE_CHECKING:
     from edgekit.device.adb_server import AdbServer
@@ -117,7 +117,11 @@ def _usable(server: AdbServer, serial: str) -> str:
     if not _SERIAL.match(serial):
         raise InputError(f"use device 'adb:{serial}': {serial!r} cannot be a serial number")
     state = server.state(serial)
-    if state in (None, "offline") and _HOST_PORT.match(serial):
+    if _HOST_PORT.match(serial) and (
+        state in (None, "offline") or (state == "device" and not _answers(server, serial))
+    ):
+        # A device that was rebooted or moved stays listed, with a connection that leads nowhere.
+        server.disconnect(serial)
         server.connect(serial)
         state = server.state(serial)
     if state is None:
@@ -127,6 +131,16 @@ def _usable(server: AdbServer, serial: str) -> str:
     if state != "device":
         raise DeviceUnavailableError(f"its state is {state!r}", device=f"adb:{serial}", hint=ADVICE.get(state))
     return serial
+
+
+def _answers(server: AdbServer, serial: str) -> bool:
+    from edgekit.device.adb import LIVENESS_TIMEOUT_S, AdbDevice
+
+    try:
+        AdbDevice(serial, server).stat("/", timeout=LIVENESS_TIMEOUT_S)
+    except DeviceFailedError:
+        return False
+    return True
 
 
 def _only(server: AdbServer) -> str:

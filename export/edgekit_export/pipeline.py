@@ -173,7 +173,9 @@ class _Export:
         target = self._target(profile)
         with new_bundle(target) as directory:
             with stages.stage("write"):
-                written = write_model(template, source.tensors, profile, directory, self._progress)
+                written = write_model(
+                    template, source.tensors, profile, directory, self._progress, energy=reference.energy
+                )
                 side_files = source.save_side_files(directory)
             with stages.stage("gate"):
                 judged = judge(

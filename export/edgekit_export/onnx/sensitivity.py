@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from edgekit.errors import InputError
+from edgekit.errors import InputError, UnsupportedError
 from edgekit.schema.recipe import MatrixFormat, RecipeProfile
 from edgekit_export.onnx.graph import PLACEHOLDER, Graph, Weight
 from edgekit_export.onnx.quantize import quantize
@@ -21,18 +21,33 @@ def keep_sensitive(
 ) -> dict[str, MatrixFormat]:
     """Formats of the matrices that ``recipe.mixed`` keeps.
 
-    The share of each product's energy that rounding changes is measured, and those that lose
-    most are kept until they make up ``share`` of all weights in linear layers.
+    ``select = "names"`` keeps every linear layer whose path contains one of ``names``.
+    ``select = "sensitivity"`` measures the share of each product's energy that rounding changes and
+    keeps those that lose most, until they make up ``share`` of all weights in linear layers.
 
     Raises:
         InputError: options that are missing or unknown.
     """
     mixed = recipe.mixed or {}
-    if set(mixed) != {"select", "bits", "block", "share"} or mixed["select"] != "sensitivity":
+    options = {"sensitivity": {"share"}, "names": {"names"}}.get(mixed.get("select", ""))
+    if options is None or set(mixed) != {"select", "bits", "block"} | options:
         raise InputError(
-            f'recipe {recipe.name}: [mixed] needs select = "sensitivity", bits, block and share; found {mixed}'
+            f'recipe {recipe.name}: [mixed] needs bits, block, and either select = "sensitivity" with share '
+            f'or select = "names" with names; found {mixed}'
         )
     kept = MatrixFormat(scheme="weight-only", bits=mixed["bits"], block=mixed["block"])
+    if mixed["select"] == "names":
+        named = {
+            name: kept
+            for name, form in formats.items()
+            if form is recipe.linear
+            and any(part in path for path in graph.weights[name].parts for part in mixed["names"])
+        }
+        if not named:
+            raise UnsupportedError(
+                f"recipe {recipe.name} keeps {', '.join(mixed['names'])}, and the model has no layer of that name"
+            )
+        return named
     losses: dict[str, tuple[float, int]] = {}
     for node in graph.nodes:
         if not node.is_op("Linear", PLACEHOLDER):
