@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit.deploy.executorch_probe import ensure_executorch_probe
 from edgekit.deploy.probe_build import ensure_probe
 from edgekit.deploy.push import push_files
 from edgekit.deploy.runtime_library import ensure_runtime
@@ -21,6 +22,8 @@ class ProbeKit:
 
     probe: Path
     library: Path
+    #: Further libraries, which the probe finds beside itself.
+    companions: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,9 @@ def prepare_probe(runtime: Runtime, abi: str, *, progress: Progress = silent) ->
         UnsupportedError: nothing can be built or fetched for that ABI.
         MissingToolError: no compiler for it on this host.
     """
+    if runtime.name == "executorch":
+        made = ensure_executorch_probe(runtime.version, abi, progress=progress)
+        return ProbeKit(probe=made.probe, library=made.libraries[-1], companions=made.libraries[:-1])
     return ProbeKit(
         probe=ensure_probe(abi, progress=progress),
         library=ensure_runtime(runtime.name, runtime.version, abi, progress=progress),
@@ -50,5 +56,7 @@ def install_probe(device: Device, kit: ProbeKit, *, progress: Progress = silent)
     Raises:
         DeviceFailedError: the device was lost or is full.
     """
-    placed = push_files(device, {PROBE_NAME: kit.probe, kit.library.name: kit.library}, progress=progress)
+    files = {PROBE_NAME: kit.probe, kit.library.name: kit.library}
+    files |= {companion.name: companion for companion in kit.companions}
+    placed = push_files(device, files, progress=progress)
     return InstalledProbe(probe_path=placed[PROBE_NAME], library_path=placed[kit.library.name])
