@@ -50,7 +50,7 @@ def formats_of(recipe: RecipeProfile) -> Formats:
         )
     if "refused" in options:
         raise UnsupportedError(f"recipe {recipe.name} on executorch: {options['refused']}")
-    if recipe.mixed:
+    if options.get("mixed", recipe.mixed):
         raise UnsupportedError(f"recipe {recipe.name} on executorch: layers in mixed formats are not supported")
     return Formats(
         linear=_format(recipe, _own(options, "linear", recipe.linear), "linear"),

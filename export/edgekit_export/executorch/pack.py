@@ -17,6 +17,8 @@ _CHUNK = 1 << 18
 _RANGES = (1.07, 1.0, 0.94, 0.88, 0.8)
 #: XNNPACK refuses scales that are zero or subnormal; a block of zeros keeps this one.
 _SMALLEST = 1e-20
+#: Inputs that calibration hardly ever saw keep this share of the mean input's weight.
+_FLOOR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,10 @@ class Packed:
         return nbytes(self.data) + (0 if self.scales is None else nbytes(self.scales))
 
 
-def pack(weight: torch.Tensor, format: Format) -> Packed:
+def pack(weight: torch.Tensor, format: Format, energy: torch.Tensor | None = None) -> Packed:
     """Store a float32 matrix ``[rows, columns]`` in a format.
+
+    ``energy``: mean square of each column's input, by which errors of 4-bit blocks are weighed.
 
     Raises:
         UnsupportedError: the columns do not divide into the format's blocks.
@@ -58,24 +62,27 @@ def pack(weight: torch.Tensor, format: Format) -> Packed:
             f"store a matrix of {shape[1]} columns in blocks of {format.block} for executorch: they do not divide",
             hint="use a recipe with smaller blocks, or int8 weights",
         )
-    return _pack_blocks(weight, format, format.block)
+    importance = torch.ones(shape[1]) if energy is None else energy + _FLOOR * energy.mean()
+    return _pack_blocks(weight, format, format.block, importance)
 
 
-def _pack_blocks(weight: torch.Tensor, format: Format, block: int) -> Packed:
+def _pack_blocks(weight: torch.Tensor, format: Format, block: int, importance: torch.Tensor) -> Packed:
     """Blocks of 4 bits. XNNPACK wants scales that are positive and bfloat16, so values are rounded to the scale as stored."""
     rows, columns = weight.shape
     data = torch.empty((rows, columns // 2), dtype=torch.uint8)
     scales = torch.empty((rows, columns // block), dtype=torch.bfloat16)
     step = max(1, _CHUNK // columns)
+    pattern = importance.reshape(-1, block).repeat(min(step, rows), 1)
     for start in range(0, rows, step):
         part = weight[start : start + step].reshape(-1, block)
         most = part.abs().amax(1, keepdim=True).clamp(min=_SMALLEST)
+        weights = pattern[: len(part)]
         best = torch.full_like(most, torch.inf)
         chosen = torch.ones_like(most)
         for share in _RANGES:
             # A power that favours no sign: seven steps up, eight down.
             scale = (most * (share / 7.5)).to(torch.bfloat16).float()
-            error = (torch.round(part / scale).clamp_(-8, 7).mul_(scale).sub_(part)).square_().sum(1, keepdim=True)
+            error = (torch.round(part / scale).clamp_(-8, 7).mul_(scale).sub_(part)).square_().mul_(weights).sum(1, keepdim=True)
             better = error < best
             best = torch.where(better, error, best)
             chosen = torch.where(better, scale, chosen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,8 +65,17 @@ class _Data:
 
 
 class _Binder:
-    def __init__(self, decoder: Decoder, tensors: TensorStore, recipe: RecipeProfile, progress: Progress) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        tensors: TensorStore,
+        recipe: RecipeProfile,
+        tied: Mapping[str, str],
+        energy: Mapping[str, torch.Tensor],
+        progress: Progress,
+    ) -> None:
         self.data = _Data()
+        self._tied, self._energy = tied, energy
         self._decoder, self._tensors, self._progress = decoder, tensors, progress
         self._formats = formats_of(recipe)
         self.named: dict[str, tuple[int, int]] = {}
@@ -92,6 +101,7 @@ class _Binder:
 
     def resolve(self, name: str) -> str:
         """The source's name of a parameter; a tied matrix has one."""
+        name = self._tied.get(name, name)
         if name in self._tensors.shapes:
             return name
         if name.endswith(("lm_head.weight", "embed_out.weight")) or "embed" in name or "wte" in name:
@@ -118,7 +128,7 @@ class _Binder:
         """A matrix packed; a tied one is packed once per storage, whatever reads it."""
         key = (self.resolve(name), Format(format.storage, False, format.block))
         if key not in self._packed:
-            made = pack(self._read(name), format)
+            made = pack(self._read(name), format, self._energy.get(key[0]))
             if self.resolve(self._embed_name) != key[0]:
                 return made
             self._packed[key] = made
@@ -196,18 +206,26 @@ def cache_shapes(decoder: Decoder) -> list[tuple[int, int]]:
 
 
 def write_program(
-    decoder: Decoder, tensors: TensorStore, recipe: RecipeProfile, path: Path, *, progress: Progress = silent
+    decoder: Decoder,
+    tensors: TensorStore,
+    recipe: RecipeProfile,
+    path: Path,
+    *,
+    tied: Mapping[str, str] | None = None,
+    energy: Mapping[str, torch.Tensor] | None = None,
+    progress: Progress = silent,
 ) -> Written:
     """Bind a recipe's weights to a decoder and write the program.
 
-    Peak memory is the file's own size and one matrix in float32: no weight is held in float32 longer than it takes to
+    ``tied`` names weights that are others of ``tensors``; ``energy`` is the mean square of each matrix's inputs, by
+    which rounding errors are weighed. Peak memory is the file's own size and one matrix in float32: no weight is held in float32 longer than it takes to
     pack it (float32 recipes hold what they write).
 
     Raises:
         UnsupportedError: the recipe cannot be served.
         OSError: the file cannot be written.
     """
-    binder = _Binder(decoder, tensors, recipe, progress)
+    binder = _Binder(decoder, tensors, recipe, tied or {}, energy or {}, progress)
     assembled = binder.run()
     delegates = [torch.frombuffer(bytearray(delegate.blob), dtype=torch.uint8) for delegate in assembled.delegates]
     blobs = [(binder.data.add(f"delegate {index}", blob), nbytes(blob)) for index, blob in enumerate(delegates)]
@@ -277,11 +295,3 @@ def _elements(shape: tuple[int, ...]) -> int:
     for size in shape:
         count *= size
     return count
-
-
-def read_flatbuffer_size(path: Path) -> int:
-    """Bytes of the program part of a ``.pte`` file, from its extended header."""
-    with path.open("rb") as file:
-        start = file.read(64)
-    size: int = struct.unpack_from("<Q", start, 16)[0]
-    return size
