@@ -81,7 +81,7 @@ def ensure_executorch_probe(version: str, abi: str, *, progress: Progress = sile
     toolchain = find_toolchain(abi)
     if toolchain.kind != "gcc":
         raise UnsupportedError(
-            f"build the ExecuTorch probe for {abi} with {toolchain.kind}: ExecuTorch's libraries are made with GCC's libstdc++",
+            f"build the ExecuTorch probe for {abi} with {toolchain.kind}: ExecuTorch's libraries need GCC's libstdc++",
             hint="install a g++ for that ABI, and unset EDGEKIT_TOOLCHAIN",
         )
     package = _ensure_package(version, abi, progress)

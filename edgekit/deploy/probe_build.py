@@ -99,7 +99,7 @@ def ensure_probe(abi: str, *, progress: Progress = silent) -> Path:
         if not binary.is_file():
             progress(ProgressEvent("build", detail=f"the probe for {abi} with {toolchain.kind}"))
             with scratch(folder) as making:
-                made = _compile(arguments, making / BINARY_NAME, toolchain)
+                made = run_compiler(arguments, making / BINARY_NAME, toolchain)
                 record = BuildRecord(
                     abi=abi,
                     toolchain=toolchain.kind,
@@ -135,7 +135,8 @@ def own_version() -> str:
         return "0"
 
 
-def _compile(arguments: list[str], output: Path, toolchain: Toolchain) -> Path:
+def run_compiler(arguments: list[str], output: Path, toolchain: Toolchain) -> Path:
+    """Compile to ``output``, checked to be for the toolchain's ABI; returns it."""
     command = [*arguments, "-o", str(output)]
     try:
         done = subprocess.run(
@@ -143,11 +144,11 @@ def _compile(arguments: list[str], output: Path, toolchain: Toolchain) -> Path:
         )
     except subprocess.TimeoutExpired as error:
         raise UnsupportedError(
-            f"build the probe for {toolchain.abi}: {toolchain.command[0]} was not done after {BUILD_TIMEOUT_S} s"
+            f"build {output.name} for {toolchain.abi}: {toolchain.command[0]} was not done after {BUILD_TIMEOUT_S} s"
         ) from error
     if done.returncode != 0:
         raise UnsupportedError(
-            f"build the probe for {toolchain.abi}: {toolchain.command[0]} failed with exit code {done.returncode}",
+            f"build {output.name} for {toolchain.abi}: {toolchain.command[0]} failed with exit code {done.returncode}",
             detail=done.stderr[-4000:],
             hint=f"its C++17 headers may be missing; {TOOLCHAIN_VARIABLE}=zig uses another compiler",
         )

@@ -107,7 +107,15 @@ def check_protocol(protocol: Protocol, bundle: Bundle, *, cpus: int) -> None:
         )
 
 
-def make_plan(cell: Cell, protocol: Protocol, bundle: Bundle, *, model_path: str, library_path: str) -> Plan:
+def make_plan(
+    cell: Cell,
+    protocol: Protocol,
+    bundle: Bundle,
+    *,
+    model_path: str,
+    library_path: str,
+    kernel_paths: Sequence[str] = (),
+) -> Plan:
     """The plan of one launch; paths as the device sees them.
 
     Raises:
@@ -116,7 +124,7 @@ def make_plan(cell: Cell, protocol: Protocol, bundle: Bundle, *, model_path: str
     return Plan(
         schema_version=Plan.SCHEMA_VERSION,
         bundle=bundle.identity,
-        artefact=_artefact(bundle, model_path, library_path),
+        artefact=_artefact(bundle, model_path, library_path, kernel_paths),
         threads=cell.threads,
         affinity=protocol.affinity,
         loads=1,
@@ -127,7 +135,9 @@ def make_plan(cell: Cell, protocol: Protocol, bundle: Bundle, *, model_path: str
     )
 
 
-def _artefact(bundle: Bundle, model_path: str, library_path: str) -> OnnxArtefact | ExecutorchArtefact:
+def _artefact(
+    bundle: Bundle, model_path: str, library_path: str, kernel_paths: Sequence[str]
+) -> OnnxArtefact | ExecutorchArtefact:
     context, vocab = bundle.runtime.context_length, bundle.architecture.vocab
     if bundle.runtime.name == "executorch":
         return ExecutorchArtefact(model_path=model_path, context_length=context, vocab=vocab)
@@ -138,5 +148,10 @@ def _artefact(bundle: Bundle, model_path: str, library_path: str) -> OnnxArtefac
             hint="export it again",
         )
     return OnnxArtefact(
-        model_path=model_path, library_path=library_path, interface=interface, context_length=context, vocab=vocab
+        model_path=model_path,
+        library_path=library_path,
+        interface=interface,
+        context_length=context,
+        vocab=vocab,
+        kernel_libraries=list(kernel_paths),
     )

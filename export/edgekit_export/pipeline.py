@@ -11,7 +11,7 @@ import msgspec
 
 from edgekit.errors import EdgekitError, InputError, UnfaithfulError, UnsupportedError
 from edgekit.progress import Progress, ProgressEvent, silent
-from edgekit.schema.bundle import MANIFEST, Bundle, BundleFile, FileRole, Recipe, Runtime, RuntimeName
+from edgekit.schema.bundle import MANIFEST, Bundle, BundleFile, FileRole, Recipe, RuntimeName
 from edgekit.schema.integrity import check_bundle, describe_file, read_manifest
 from edgekit.schema.recipe import RecipeProfile, load_recipe
 from edgekit_export.bundling import new_bundle, refuse_to_overwrite, write_manifest
@@ -163,11 +163,11 @@ class _Export:
             reference = compute_reference(self._source, text, context_length=self._context, progress=self._progress)
         for half, profile in pending:
             self._progress(ProgressEvent("recipe", detail=f"{profile.name} for {half.name}"))
-            key = (half.name, profile.name)
+            job = (half.name, profile.name)
             try:
-                outcomes[key] = self._one(half, profile, traced[half.name], reference, keys[key])
+                outcomes[job] = self._one(half, profile, traced[half.name], reference, keys[job])
             except (UnsupportedError, UnfaithfulError) as error:
-                outcomes[key] = error
+                outcomes[job] = error
 
     def _trace(self, jobs: list[Job], outcomes: Outcomes) -> dict[RuntimeName, Any]:
         """The decoder without weights per runtime; an architecture that one runtime refuses, another may serve."""
@@ -197,13 +197,9 @@ class _Export:
             check_bundle(target, progress=self._progress)
         except (InputError, UnsupportedError):
             return None
-        return ExportOutcome(
-            recipe=profile.name, runtime=half.name, directory=target, bundle=bundle, reused=True
-        )
+        return ExportOutcome(recipe=profile.name, runtime=half.name, directory=target, bundle=bundle, reused=True)
 
-    def _one(
-        self, half: Half, profile: RecipeProfile, traced: Any, reference: Reference, key: str
-    ) -> ExportOutcome:
+    def _one(self, half: Half, profile: RecipeProfile, traced: Any, reference: Reference, key: str) -> ExportOutcome:
         stages = self._stages.copy()
         source = self._source
         target = self._target(half, profile)

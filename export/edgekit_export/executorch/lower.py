@@ -50,7 +50,7 @@ class Lowering:
         if node.op == "placeholder":
             self._placeholder(node)
         elif node.op == "output":
-            (logits,) = node.args[0]  # type: ignore[misc]
+            (logits,) = node.args[0]
             self.head = self._cut(self._stored(self._seen[logits]))
         elif node.op == "call_function":
             if _is(node, "edgekit.mark"):
@@ -74,7 +74,7 @@ class Lowering:
             self._seen[node] = _Seen(Value(f"input.{name}", (None, 1, table.shape[-1])))
 
     def _mark(self, node: torch.fx.Node) -> None:
-        hidden = self._stored(self._seen[node.args[0]])  # type: ignore[index]
+        hidden = self._stored(self._seen[node.args[0]])
         if node.args[2]:
             self.layers.append(self._cut(hidden))
             if len(self.layers) == self._after_layers:
@@ -104,7 +104,7 @@ class Lowering:
             # Positions and masks that end nowhere: what does use them is refused in _operand.
             return
         if name in _IDENTITIES:
-            self._seen[node] = self._seen[node.args[0]]  # type: ignore[index]
+            self._seen[node] = self._seen[node.args[0]]
         elif name in _UNARY:
             self._seen[node] = self._elementwise(_UNARY[name], node, node.args[0])
         elif name in _BINARY and not node.kwargs:
@@ -153,7 +153,7 @@ class Lowering:
         return self._mean(self._operand(node.args[0]), shape)
 
     def _mean(self, seen: _Seen, shape: Shape, plus: float = 0.0) -> _Seen:
-        """The mean of rows, plus a constant: a product with one column, the only reduction along rows XNNPACK offers."""
+        """The mean of rows, plus a constant: a product with one column, XNNPACK's only reduction of rows."""
         if seen.swapped:
             shape = _exchanged(shape)
         width = seen.item.shape[-1]
@@ -185,11 +185,11 @@ class Lowering:
         x = self._operand(node.args[0])
         arguments = [*node.args, None, None, 1e-5][:5]
         shape = self._shape(node)
-        if len(node.args[1]) != 1:  # type: ignore[arg-type]
+        if len(node.args[1]) != 1:
             raise UnsupportedError("export to ExecuTorch: a layer norm over several dimensions")
         row: Shape = (*shape[:-1], 1)
         centred = self._elementwise("Subtract", node, x, self._mean(x, row))
-        variance = self._mean(self._elementwise("Square", node, centred), row, float(arguments[4]))  # type: ignore[arg-type]
+        variance = self._mean(self._elementwise("Square", node, centred), row, float(arguments[4]))
         scale = self._elementwise("ReciprocalSquareRoot", node, variance, shape=row)
         out = self._elementwise("Multiply", node, centred, scale)
         if arguments[2] is not None:
@@ -212,7 +212,7 @@ class Lowering:
 
     def _do_transpose_int(self, node: torch.fx.Node) -> _Seen:
         seen = self._operand(node.args[0])
-        if sorted(int(dim) % 4 for dim in node.args[1:3]) != [1, 2] or len(self._shape(node)) != 4:  # type: ignore[arg-type]
+        if sorted(int(dim) % 4 for dim in node.args[1:3]) != [1, 2] or len(self._shape(node)) != 4:
             raise UnsupportedError("export to ExecuTorch: a transposition other than of positions and heads")
         return _Seen(seen.item, not seen.swapped)
 
@@ -228,8 +228,8 @@ class Lowering:
         _, dim, start, end, step = [*arguments, *[None, None, 1][len(arguments) - 2 :]][:5]
         shape = self._shape(node)
         rank = len(shape)
-        dim, start = int(dim or 0) % rank, int(start or 0)  # type: ignore[arg-type]
-        whole = self._shape(node.args[0])  # type: ignore[arg-type]
+        dim, start = int(dim or 0) % rank, int(start or 0)
+        whole = self._shape(node.args[0])
         if step not in (None, 1):
             raise UnsupportedError("export to ExecuTorch: a slice with a step")
         if dim == rank - 1 and isinstance(shape[-1], int):
@@ -257,9 +257,9 @@ class Lowering:
         rotated = self._rotation(node)
         if rotated is not None:
             return rotated
-        parts = [self._operand(arg) for arg in node.args[0]]  # type: ignore[union-attr]
+        parts = [self._operand(arg) for arg in node.args[0]]
         shape = self._shape(node)
-        dim = int(node.args[1]) if len(node.args) > 1 else 0  # type: ignore[arg-type]
+        dim = int(node.args[1]) if len(node.args) > 1 else 0
         if dim % len(shape) != len(shape) - 1 or len({part.swapped for part in parts}) > 1 or not 2 <= len(parts) <= 5:
             raise UnsupportedError("export to ExecuTorch: a concatenation along another dimension than the last")
         swapped = parts[0].swapped
@@ -274,21 +274,21 @@ class Lowering:
     def _rotation(self, node: torch.fx.Node) -> _Seen | None:
         """``cat(-x[..., h:], x[..., :h])`` as one small product: one operation instead of four."""
         parts = node.args[0]
-        if len(parts) != 2 or not _is(parts[0], "aten.neg") or not _is(parts[1], "aten.slice.Tensor"):  # type: ignore[arg-type, index]
+        if len(parts) != 2 or not _is(parts[0], "aten.neg") or not _is(parts[1], "aten.slice.Tensor"):
             return None
-        upper, lower = parts[0].args[0], parts[1]  # type: ignore[union-attr, index]
-        if not _is(upper, "aten.slice.Tensor") or upper.args[0] is not lower.args[0]:  # type: ignore[union-attr]
+        upper, lower = parts[0].args[0], parts[1]
+        if not _is(upper, "aten.slice.Tensor") or upper.args[0] is not lower.args[0]:
             return None
-        width, half = self._shape(node)[-1], self._shape(lower)[-1]  # type: ignore[arg-type]
-        if self._shape(lower.args[0])[-1] != width or width != 2 * (half or 0) or half is None:  # type: ignore[union-attr]
+        width, half = self._shape(node)[-1], self._shape(lower)[-1]
+        if self._shape(lower.args[0])[-1] != width or width != 2 * (half or 0) or half is None:
             return None
-        if (lower.args[2], upper.args[2]) != (0, half):  # type: ignore[union-attr]
+        if (lower.args[2], upper.args[2]) != (0, half):
             return None
         matrix = torch.zeros(width, width)
         index = torch.arange(half)
         matrix[index, index + half] = -1.0
         matrix[index + half, index] = 1.0
-        seen = self._operand(lower.args[0])  # type: ignore[union-attr]
+        seen = self._operand(lower.args[0])
         shape = self._shape(node, seen.swapped)
         return self._emit("FullyConnected", (seen.item, Literal(matrix)), shape, seen.swapped)
 
@@ -304,9 +304,7 @@ class Lowering:
         if not any(isinstance(seen.item, Value) for seen in operands):
             return self._folded(kind, operands)
         out = self._shape(node) if shape is None else shape
-        return self._emit(
-            kind, tuple(seen.item for seen in operands), _exchanged(out) if swapped else out, swapped
-        )
+        return self._emit(kind, tuple(seen.item for seen in operands), _exchanged(out) if swapped else out, swapped)
 
     def _folded(self, kind: str, operands: list[_Seen]) -> _Seen:
         """An operation on constants only, e.g. the ``1 + weight`` of some norms."""
@@ -377,7 +375,17 @@ class Lowering:
 
 
 _IGNORED = ("_assert_tensor_metadata", "sym_size.int", "_assert_scalar", "sym_constrain_range_for_size")
-_IDENTITIES = ("to.dtype", "to.device", "to.dtype_layout", "clone", "contiguous", "dropout", "alias", "detach", "_to_copy")
+_IDENTITIES = (
+    "to.dtype",
+    "to.device",
+    "to.dtype_layout",
+    "clone",
+    "contiguous",
+    "dropout",
+    "alias",
+    "detach",
+    "_to_copy",
+)
 _UNARY = {
     "neg": "Negate",
     "sigmoid": "Sigmoid",

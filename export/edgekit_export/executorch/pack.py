@@ -67,7 +67,7 @@ def pack(weight: torch.Tensor, format: Format, energy: torch.Tensor | None = Non
 
 
 def _pack_blocks(weight: torch.Tensor, format: Format, block: int, importance: torch.Tensor) -> Packed:
-    """Blocks of 4 bits. XNNPACK wants scales that are positive and bfloat16, so values are rounded to the scale as stored."""
+    """Blocks of 4 bits, rounded to their scales as stored: XNNPACK wants those positive and in bfloat16."""
     rows, columns = weight.shape
     data = torch.empty((rows, columns // 2), dtype=torch.uint8)
     scales = torch.empty((rows, columns // block), dtype=torch.bfloat16)
@@ -82,7 +82,12 @@ def _pack_blocks(weight: torch.Tensor, format: Format, block: int, importance: t
         for share in _RANGES:
             # A power that favours no sign: seven steps up, eight down.
             scale = (most * (share / 7.5)).to(torch.bfloat16).float()
-            error = (torch.round(part / scale).clamp_(-8, 7).mul_(scale).sub_(part)).square_().mul_(weights).sum(1, keepdim=True)
+            error = (
+                (torch.round(part / scale).clamp_(-8, 7).mul_(scale).sub_(part))
+                .square_()
+                .mul_(weights)
+                .sum(1, keepdim=True)
+            )
             better = error < best
             best = torch.where(better, error, best)
             chosen = torch.where(better, scale, chosen)

@@ -163,7 +163,7 @@ class _Assembler:
     def _planned(self, kind: ScalarType, shape: Shape, *, permanent: bool = False) -> int:
         made = self._tensor(kind, shape)
         size = _SIZE[kind]
-        for dim in self._evalues[made].val.sizes:  # type: ignore[union-attr]
+        for dim in self._evalues[made].val.sizes:
             size *= dim
         self._bytes[made] = size
         self._live[made] = [-1, 1 << 60] if permanent else [len(self._instructions)] * 2
@@ -259,7 +259,7 @@ class _Assembler:
     # -- memory --------------------------------------------------------------------------------------------
 
     def _plan_memory(self) -> int:
-        """Place tensors so that those alive at the same time do not overlap: largest first, lowest place that is free."""
+        """Place tensors so that those alive at the same time do not overlap: largest first, lowest free place."""
         placed: list[tuple[int, int, int, int]] = []
         end = 0
         for index in sorted(self._bytes, key=lambda item: (-self._bytes[item], item)):

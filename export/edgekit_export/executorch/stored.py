@@ -36,13 +36,13 @@ class StoredProgram:
         data = np.memmap(path, np.uint8, "r")
         header = serializer._get_extended_header(bytes(data[:128]))
         if header is None or header.segment_base_offset + header.segment_data_size > data.size:
-            raise InputError(f"read {path}: not a whole ExecuTorch program", hint="the export is damaged; make it again")
+            raise InputError(
+                f"read {path}: not a whole ExecuTorch program", hint="the export is damaged; make it again"
+            )
         self._data = data
         self._base = header.segment_base_offset
         self.program = _flatbuffer_to_program(bytes(data[: header.program_size]))
-        self._named = {
-            entry.key: self.program.segments[entry.segment_index] for entry in self.program.named_data or []
-        }
+        self._named = {entry.key: self.program.segments[entry.segment_index] for entry in self.program.named_data or []}
         self._shapes, self._tied = shapes, tied
 
     @property

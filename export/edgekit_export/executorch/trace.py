@@ -26,18 +26,18 @@ _EXAMPLE_TOKENS = 5
 _SEED = 0
 
 
-@torch.library.custom_op("edgekit::mark", mutates_args=())
+@torch.library.custom_op("edgekit::mark", mutates_args=())  # type: ignore[untyped-decorator]
 def mark(hidden: torch.Tensor, layer: int, after: bool) -> torch.Tensor:
     """The border of a layer: nothing is computed."""
     return hidden.clone()
 
 
-@mark.register_fake
+@mark.register_fake  # type: ignore[untyped-decorator]
 def _(hidden: torch.Tensor, layer: int, after: bool) -> torch.Tensor:
     return torch.empty_like(hidden)
 
 
-@torch.library.custom_op("edgekit::attend", mutates_args=())
+@torch.library.custom_op("edgekit::attend", mutates_args=())  # type: ignore[untyped-decorator]
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, scale: float) -> torch.Tensor:
     """Causal attention over the cache, to which ``k`` and ``v`` are appended.
 
@@ -46,7 +46,7 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, scale:
     return v.new_zeros(q.shape[0], q.shape[2], q.shape[1], v.shape[3])
 
 
-@attend.register_fake
+@attend.register_fake  # type: ignore[untyped-decorator]
 def _(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, scale: float) -> torch.Tensor:
     return q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[3])
 
@@ -66,7 +66,10 @@ class Trace:
         signature = program.graph_signature
         self.graph = program.graph
         self.parameters = {
-            name: target.removeprefix("model.", ) for name, target in signature.inputs_to_parameters.items()
+            name: target.removeprefix(
+                "model.",
+            )
+            for name, target in signature.inputs_to_parameters.items()
         }
         self.constants: dict[str, torch.Tensor] = {
             name: program.state_dict[target] if target in program.state_dict else program.constants[target]
@@ -82,9 +85,7 @@ class Trace:
 class _Cache(DynamicCache):
     """A cache that stays empty: the real one belongs to the attention kernel."""
 
-    def update(  # type: ignore[override]
-        self, k: torch.Tensor, v: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(self, k: torch.Tensor, v: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
         return k, v
 
 
@@ -158,8 +159,9 @@ def trace(plan: TracePlan, context: int) -> Trace:
             raise
         # torch.export raises whatever the model's code provokes.
         except Exception as error:
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
             raise UnsupportedError(
-                f"trace a {plan.config.model_type!r} model for ExecuTorch: {type(error).__name__}: {error}".splitlines()[0],
+                f"trace a {plan.config.model_type!r} model for ExecuTorch: {why}",
                 hint="the architecture cannot be exported to ExecuTorch with these versions",
             ) from error
     return Trace(program, seen)
@@ -219,7 +221,7 @@ def _replace_rotaries(model: Any, context: int, seen: list[torch.Tensor]) -> lis
 
 
 def _mark_layers(model: torch.nn.Module, plan: TracePlan) -> None:
-    for index, layer in enumerate(model.get_submodule(plan.prefix)):  # type: ignore[arg-type, var-annotated]
+    for index, layer in enumerate(model.get_submodule(plan.prefix)):
         layer.register_forward_pre_hook(_before(index), with_kwargs=True)
         layer.register_forward_hook(_after(index))
 

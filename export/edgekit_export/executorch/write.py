@@ -200,7 +200,8 @@ def cache_shapes(decoder: Decoder) -> list[tuple[int, int]]:
             keys = op.inputs[1]
             assert isinstance(keys, Value)
             heads, dim = keys.shape[2:]
-            assert heads is not None and dim is not None
+            assert heads is not None
+            assert dim is not None
             shapes[op.attributes["layer"]] = (heads, dim)
     return [shapes[layer] for layer in sorted(shapes)]
 
@@ -218,8 +219,8 @@ def write_program(
     """Bind a recipe's weights to a decoder and write the program.
 
     ``tied`` names weights that are others of ``tensors``; ``energy`` is the mean square of each matrix's inputs, by
-    which rounding errors are weighed. Peak memory is the file's own size and one matrix in float32: no weight is held in float32 longer than it takes to
-    pack it (float32 recipes hold what they write).
+    which rounding errors are weighed. Peak memory is the file's own size and one matrix in float32: no weight is held
+    in float32 longer than it takes to pack it (float32 recipes hold what they write).
 
     Raises:
         UnsupportedError: the recipe cannot be served.

@@ -163,9 +163,7 @@ def refuse_or_record(gate: Gate, *, what: str, allow: bool) -> Gate:
     )
 
 
-def _measure(
-    subject: Subject, reference: Reference, progress: Progress
-) -> tuple[Divergence, Logits]:
+def _measure(subject: Subject, reference: Reference, progress: Progress) -> tuple[Divergence, Logits]:
     """Divergence over all windows, and the export's logits of the first window's beginning."""
     runner = subject.full()
     divergence = Divergence()

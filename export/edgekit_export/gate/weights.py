@@ -27,6 +27,8 @@ _HALF_SMALLEST = 6.2e-5
 #: Inputs that hardly ever occur still count a little, as they do when quantizing.
 _FLOOR = 1e-3
 _TINY = 1e-30
+#: Values compared at a time: a large embedding must not exist several times over.
+_CHUNK = 1 << 21
 _SHOWN = 3
 
 
@@ -98,30 +100,41 @@ def compare_matrix(
     name = " + ".join(matrix.parts)
     if tuple(values.shape) != tuple(wanted.shape):
         return Suspect(name=name, blocks=1, of=1, worst=math.inf, rescaled=False)
+    importance = torch.ones(wanted.shape[-1]) if energy is None else energy + _FLOOR * energy.mean()
+    values, wanted = values.reshape(-1, values.shape[-1]), wanted.reshape(-1, wanted.shape[-1])
+    rows = max(1, _CHUNK // wanted.shape[1])
+    blocks = of = 0
+    worst, rescaled = 0.0, False
+    for start in range(0, len(wanted), rows):
+        ours, theirs = values[start : start + rows], wanted[start : start + rows]
+        if torch.equal(ours, theirs):
+            error = torch.zeros(1)
+            of += ours.numel() // (matrix.block or 1)
+        else:
+            if matrix.block is not None:
+                ours, theirs = _in_blocks(ours, matrix.block), _in_blocks(theirs, matrix.block)
+            error = _errors(ours, theirs, matrix, importance)
+            of += error.numel()
+        bad = error > 1
+        if bad.any():
+            blocks += int(bad.sum())
+            worst = max(worst, float(error.max()))
+            if matrix.block is not None:
+                rescaled = rescaled or _fits_with_other_scales(ours[bad], theirs[bad], matrix)
+    return Suspect(name=name, blocks=blocks, of=of, worst=worst, rescaled=rescaled) if blocks else None
+
+
+def _errors(values: torch.Tensor, wanted: torch.Tensor, matrix: StoredMatrix, importance: torch.Tensor) -> torch.Tensor:
+    """Error of each value, or of each block ``[n, block]``, in units of what rounding may do."""
     if matrix.block is None:
-        share = _SINGLE if matrix.bits == 32 else _HALF
-        least = _TINY if matrix.bits == 32 else _HALF_SMALLEST
+        share, least = (_SINGLE, _TINY) if matrix.bits == 32 else (_HALF, _HALF_SMALLEST)
         error = ((values - wanted).abs() / (share * wanted.abs().clamp(min=least))).reshape(-1)
-        values, wanted = values.reshape(-1, 1), wanted.reshape(-1, 1)
     else:
-        importance = torch.ones(wanted.shape[-1]) if energy is None else energy + _FLOOR * energy.mean()
-        values, wanted = _in_blocks(values, matrix.block), _in_blocks(wanted, matrix.block)
         pattern = _in_blocks(importance[None], matrix.block)
         weights = pattern.repeat(len(wanted) // len(pattern), 1)
         error = (weights * (values - wanted).square()).sum(-1) / weights.sum(-1).clamp(min=_TINY)
         error = error.sqrt() / (STEPS * plain_step(wanted, matrix)).clamp(min=_TINY)
-    error = torch.where(error.isfinite(), error, torch.full_like(error, torch.inf))
-    bad = error > 1
-    count = int(bad.sum())
-    if not count:
-        return None
-    return Suspect(
-        name=name,
-        blocks=count,
-        of=error.numel(),
-        worst=float(error.max()),
-        rescaled=matrix.block is not None and _fits_with_other_scales(values[bad], wanted[bad], matrix),
-    )
+    return torch.where(error.isfinite(), error, torch.full_like(error, torch.inf))
 
 
 def plain_step(blocks: torch.Tensor, matrix: StoredMatrix) -> torch.Tensor:
