@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,47 +10,14 @@ pytest.importorskip("torch", reason="the export half is not installed")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def export_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache of the tests' own: traced templates are shared between them, the user's cache stays alone."""
-    import torch
-
-    # Two threads on so little work wait for each other, and on a busy machine for everyone else.
-    torch.set_num_threads(1)
-    before = os.environ.get("EDGEKIT_CACHE")
-    cache = tmp_path_factory.mktemp("cache")
-    os.environ["EDGEKIT_CACHE"] = str(cache)
-    yield cache
-    if before is None:
-        del os.environ["EDGEKIT_CACHE"]
-    else:
-        os.environ["EDGEKIT_CACHE"] = before
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directory of the tiny trained model; not to be changed."""
-    from tiny_model import write_model
-
-    directory = tmp_path_factory.mktemp("models") / "tiny"
-    directory.mkdir()
-    write_model(directory)
-    return directory
+def _own_cache(export_cache: Path) -> None:
+    """Every test here exports into the tests' own cache."""
 
 
 @pytest.fixture
 def model_dir(trained: Path, tmp_path: Path) -> Path:
     """A copy of the tiny model that a test may damage."""
     return Path(shutil.copytree(trained, tmp_path / "tiny"))
-
-
-@pytest.fixture(scope="session")
-def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the tiny model's bundles in fp32, w8 and w4; not to be changed."""
-    from edgekit_export.pipeline import export_onnx
-
-    out = tmp_path_factory.mktemp("bundles")
-    export_onnx(str(trained), ["fp32", "w8", "w4"], out_dir=out)
-    return out
 
 
 @pytest.fixture
