@@ -47,7 +47,7 @@ def compare(runs: Sequence[RunData], baseline: RunData | str | None = None) -> C
     identities = [data.run.id for data in runs]
     for identity in identities:
         if identities.count(identity) > 1:
-            raise InputError(f"compare: run {identity} was given more than once")
+            raise InputError(f"compare: run {identity} was given more than once", hint="name each run once")
     names = labels(runs)
     base_index = _baseline_index(runs, names, baseline)
     base = runs[base_index]
@@ -100,7 +100,7 @@ def paired_values(
 ) -> tuple[list[float], list[float]] | None:
     """Speeds by round if the rounds were measured in turn, else None.
 
-    In turn: one session, at least three rounds with samples of both, and every launch of a
+    In turn: one session, a round with samples of both, and every launch of a
     round came before every launch of the next. A round's value is the median of its samples.
     """
     if not same_session:
@@ -117,7 +117,7 @@ def paired_values(
         last = max(positions)
         values.append(plain.median(sample.tok_s for sample in here))
         others.append(plain.median(sample.tok_s for sample in there))
-    return (values, others) if len(values) >= statistics.MIN_SAMPLES else None
+    return (values, others) if values else None
 
 
 def _baseline_index(runs: Sequence[RunData], names: Sequence[str], baseline: RunData | str | None) -> int:
@@ -154,12 +154,14 @@ def _no_ratio(data: RunData, base: RunData, test: Test, base_samples: dict[Test,
 def _difference(row: int, measured: Sequence[Sample], base: Sequence[Sample], data: RunData, other: RunData) -> _Judged:
     same_session = data.run.session == other.run.session
     pairs = paired_values(measured, base, same_session=same_session)
-    if pairs is not None:
+    if pairs is not None and len(pairs[0]) >= statistics.MIN_SAMPLES:
         values, others = pairs
         return _Judged(row, statistics.compare_paired(values, others), values, others, "in turn")
     values = [sample.tok_s for sample in measured]
     others = [sample.tok_s for sample in base]
-    pairing: Pairing = "same session, not in turn" if same_session else "not measured in turn"
+    pairing: Pairing = "not measured in turn"
+    if same_session:
+        pairing = "same session, not in turn" if pairs is None else "in turn"
     return _Judged(row, statistics.compare_unpaired(values, others), values, others, pairing)
 
 

@@ -14,6 +14,7 @@ from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.schema.bundle import MANIFEST, Bundle, BundleFile, FileRole, Recipe, RuntimeName
 from edgekit.schema.integrity import check_bundle, describe_file, read_manifest
 from edgekit.schema.recipe import RecipeProfile, load_recipe
+from edgekit.schema.storage import check_writable
 from edgekit_export.bundling import new_bundle, refuse_to_overwrite, write_manifest
 from edgekit_export.costs import Stages
 from edgekit_export.fingerprint import fingerprint, versions
@@ -91,11 +92,14 @@ def export_bundles(
         UnsupportedError: the architecture, or every recipe, cannot be served.
         UnfaithfulError: a recipe failed the gate; the others were exported.
         MissingToolError: a runtime's packages are not installed.
-        HostStorageError: the disk is full; nothing half-written remains.
+        HostStorageError: the disk is full or cannot be written; nothing half-written remains.
     """
     profiles = _unique_recipes(recipes)
     if context_length is not None and context_length < MIN_CONTEXT:
-        raise InputError(f"a context of {context_length} tokens is too short to check anything: at least {MIN_CONTEXT}")
+        raise InputError(
+            f"a context of {context_length} tokens is too short to check anything",
+            hint=f"ask for at least {MIN_CONTEXT}",
+        )
     halves = [half_for(name) for name in dict.fromkeys(runtimes)]
     jobs = [(half, profile) for half in halves for profile in profiles]
     outcomes: Outcomes = {}
@@ -154,6 +158,7 @@ class _Export:
             return
         for half, profile in pending:
             refuse_to_overwrite(self._target(half, profile))
+        check_writable(self._out_dir)
         traced = self._trace(pending, outcomes)
         pending = [(half, profile) for half, profile in pending if half.name in traced]
         if not pending:
@@ -292,7 +297,9 @@ def _settle(jobs: list[Job], outcomes: Outcomes) -> list[ExportOutcome]:
         if len(refused) == 1:
             raise refused[0]
         raise UnsupportedError(
-            "none of the recipes can be served", detail="\n".join(error.message for error in refused)
+            "none of the recipes can be served",
+            detail="\n".join(error.message for error in refused),
+            hint="`edgekit recipes` says what each runtime takes",
         )
     return [
         ExportOutcome(recipe=name, runtime=runtime, refusal=outcome.message)

@@ -89,6 +89,12 @@ def test_drift_of_runs_not_in_turn_is_unstable(tmp_path: Path) -> None:
         assert "speed fell" in row.ratio.reasons[0]
 
 
+def test_few_rounds_in_turn_are_not_said_to_be_out_of_turn(tmp_path: Path) -> None:
+    found = compare(load(Session(tmp_path, bundles=[bundle("w8"), bundle("w4")], threads=(1,), rounds=2)))
+    ratios = [row.ratio for row in found.rows[2:]]
+    assert {(ratio.pairing, ratio.paired, ratio.verdict) for ratio in ratios} == {("in turn", False, "too few samples")}
+
+
 def test_runs_of_two_sessions_say_so(tmp_path: Path) -> None:
     one = load(Session(tmp_path, bundles=[bundle("w8")]))
     two = load(Session(tmp_path, bundles=[bundle("w4")], name="2026-01-06T100000-def456"))
