@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgekit_export.pipeline import ExportOutcome
 
 #: Runtimes that bundles can be exported for.
-RUNTIMES = ("onnxruntime",)
+RUNTIMES = ("onnxruntime", "executorch")
 
 #: Installed one after the other: an unpinned torch would pull gigabytes.
 INSTALL_COMMAND = "pip install torch==2.13.0 && pip install 'edgekit-slm[export]'"
@@ -49,7 +49,7 @@ def export(
         progress: told of every stage.
 
     Returns:
-        One outcome per recipe, in the order given.
+        One outcome per runtime and recipe, in the order given.
 
     Raises:
         InputError: the source is missing or broken, or a recipe or runtime is unknown.
@@ -62,9 +62,10 @@ def export(
     if unknown:
         raise InputError(f"no runtime is called {unknown[0]!r}", hint=f"runtimes: {', '.join(RUNTIMES)}")
     return list(
-        _pipeline().export_onnx(
+        _pipeline().export_bundles(
             source,
             list(recipes),
+            list(runtimes),
             out_dir=Path(out),
             context_length=context,
             revision=revision,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit.deploy.executorch_probe import ensure_executorch_probe
 from edgekit.deploy.kernel_build import ensure_kernels, kernels_fit
 from edgekit.deploy.probe_build import ensure_probe
 from edgekit.deploy.push import push_files
@@ -23,6 +24,8 @@ class ProbeKit:
 
     probe: Path
     library: Path
+    #: Further libraries, which the probe finds beside itself.
+    companions: tuple[Path, ...] = ()
     #: Faster operators than the runtime's own; None where there are none for this ABI or bundle.
     kernels: Path | None = None
 
@@ -49,6 +52,9 @@ def prepare_probe(runtime: Runtime, abi: str, *, kernels: Kernels = "edgekit", p
         UnsupportedError: nothing can be built or fetched for that ABI.
         MissingToolError: no compiler for it on this host.
     """
+    if runtime.name == "executorch":
+        made = ensure_executorch_probe(runtime.version, abi, progress=progress)
+        return ProbeKit(probe=made.probe, library=made.libraries[-1], companions=made.libraries[:-1])
     return ProbeKit(
         probe=ensure_probe(abi, progress=progress),
         library=ensure_runtime(runtime.name, runtime.version, abi, progress=progress),
@@ -63,6 +69,7 @@ def install_probe(device: Device, kit: ProbeKit, *, progress: Progress = silent)
         DeviceFailedError: the device was lost or is full.
     """
     files = {PROBE_NAME: kit.probe, kit.library.name: kit.library}
+    files |= {companion.name: companion for companion in kit.companions}
     kernels = [kit.kernels] if kit.kernels is not None else []
     placed = push_files(device, files | {path.name: path for path in kernels}, progress=progress)
     return InstalledProbe(

@@ -87,7 +87,7 @@ def ensure_probe(abi: str, *, progress: Progress = silent) -> Path:
     toolchain = find_toolchain(abi)
     sources = probe_sources()
     digest = sources_digest(sources)
-    version = f"{_own_version()}+{digest[:12]}"
+    version = f"{own_version()}+{digest[:12]}"
     arguments = compile_arguments(toolchain, sources, version)
     compiler = toolchain.identity()
     key = hashlib.sha256("\0".join([abi, digest, compiler, *arguments]).encode()).hexdigest()[:32]
@@ -127,7 +127,8 @@ def sources_digest(sources: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _own_version() -> str:
+def own_version() -> str:
+    """The installed edgekit's version, ``0`` in a checkout that is not installed."""
     try:
         return installed_version("edgekit-slm")
     except PackageNotFoundError:

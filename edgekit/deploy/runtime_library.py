@@ -175,6 +175,17 @@ def download_command(name: str, version: str, abi: str, folder: Path) -> list[st
 
 
 def _download(name: str, version: str, abi: str, making: Path, progress: Progress) -> str:
+    wheel = fetch_wheel(name, version, abi, making, progress)
+    extract_library(wheel, making / LIBRARY_NAME)
+    return wheel.name
+
+
+def fetch_wheel(name: str, version: str, abi: str, making: Path, progress: Progress) -> Path:
+    """Fetch a release's wheel for an ABI into a folder, with pip.
+
+    Raises:
+        MissingToolError: pip is missing or could not fetch it.
+    """
     progress(ProgressEvent("download", detail=f"{name} {version} for {abi}"))
     command = download_command(name, version, abi, making)
     # What the user would type: without the paths of this interpreter and of a folder that is gone by then.
@@ -200,8 +211,7 @@ def _download(name: str, version: str, abi: str, making: Path, progress: Progres
             detail=done.stderr.strip()[-2000:],
             hint=hint,
         )
-    extract_library(wheels[0], making / LIBRARY_NAME)
-    return wheels[0].name
+    return wheels[0]
 
 
 def extract_library(wheel: Path, target: Path) -> None:

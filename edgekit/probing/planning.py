@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from edgekit.errors import InputError
 from edgekit.schema.bundle import Bundle
-from edgekit.schema.plan import OnnxArtefact, Plan, Trial
+from edgekit.schema.plan import ExecutorchArtefact, OnnxArtefact, Plan, Trial
 from edgekit.schema.protocol import Protocol
 from edgekit.schema.run import DeviceFacts
 
@@ -121,23 +121,10 @@ def make_plan(
     Raises:
         InputError: the bundle states no way to feed its graph.
     """
-    interface = bundle.runtime.onnx
-    if interface is None:
-        raise InputError(
-            f"plan the session: bundle {bundle.model} {bundle.recipe.name} describes no ONNX interface",
-            hint="export it again",
-        )
     return Plan(
         schema_version=Plan.SCHEMA_VERSION,
         bundle=bundle.identity,
-        artefact=OnnxArtefact(
-            model_path=model_path,
-            library_path=library_path,
-            interface=interface,
-            context_length=bundle.runtime.context_length,
-            vocab=bundle.architecture.vocab,
-            kernel_libraries=list(kernel_paths),
-        ),
+        artefact=_artefact(bundle, model_path, library_path, kernel_paths),
         threads=cell.threads,
         affinity=protocol.affinity,
         loads=1,
@@ -145,4 +132,26 @@ def make_plan(
         golden=bundle.golden if cell.check else None,
         seed=protocol.seed,
         memory_hz=protocol.memory_hz,
+    )
+
+
+def _artefact(
+    bundle: Bundle, model_path: str, library_path: str, kernel_paths: Sequence[str]
+) -> OnnxArtefact | ExecutorchArtefact:
+    context, vocab = bundle.runtime.context_length, bundle.architecture.vocab
+    if bundle.runtime.name == "executorch":
+        return ExecutorchArtefact(model_path=model_path, context_length=context, vocab=vocab)
+    interface = bundle.runtime.onnx
+    if interface is None:
+        raise InputError(
+            f"plan the session: bundle {bundle.model} {bundle.recipe.name} describes no ONNX interface",
+            hint="export it again",
+        )
+    return OnnxArtefact(
+        model_path=model_path,
+        library_path=library_path,
+        interface=interface,
+        context_length=context,
+        vocab=vocab,
+        kernel_libraries=list(kernel_paths),
     )

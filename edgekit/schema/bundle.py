@@ -118,6 +118,8 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int
     kv_cache_bytes: int
     onnx: OnnxInterface | None = None
+    #: Memory that the runtime allocates at once for activations and cache, where it plans it ahead (executorch).
+    planned_bytes: int | None = None
 
 
 class BundleFile(msgspec.Struct, frozen=True, kw_only=True):

@@ -201,6 +201,8 @@ def _contradictions(bundle: Bundle) -> Iterator[str]:
 
 def _interface_contradictions(bundle: Bundle) -> Iterator[str]:
     if bundle.runtime.name != "onnxruntime":
+        if bundle.runtime.onnx is not None or (bundle.runtime.planned_bytes or 0) < bundle.runtime.kv_cache_bytes:
+            yield "runtime: an ONNX interface, or less planned memory than its cache needs"
         return
     onnx = bundle.runtime.onnx
     if onnx is None:

@@ -47,6 +47,17 @@ class OnnxArtefact(msgspec.Struct, frozen=True, kw_only=True, tag="onnxruntime",
     kernel_libraries: list[str] = msgspec.field(default_factory=list)
 
 
+class ExecutorchArtefact(msgspec.Struct, frozen=True, kw_only=True, tag="executorch", tag_field="runtime"):
+    """An ExecuTorch program ``forward(tokens [1, n], cache_position [n]) -> logits [1, 1, vocab]``.
+
+    The program describes its own cache, and the probe is linked with the runtime.
+    """
+
+    model_path: str
+    context_length: int
+    vocab: int
+
+
 class Plan(Document, frozen=True, kw_only=True):
     """``plan.json``."""
 
@@ -55,7 +66,7 @@ class Plan(Document, frozen=True, kw_only=True):
 
     #: Identity of the bundle (see :attr:`edgekit.schema.bundle.Bundle.identity`).
     bundle: str
-    artefact: OnnxArtefact
+    artefact: OnnxArtefact | ExecutorchArtefact
     threads: int
     #: CPUs the probe may use, or None to leave placement to the scheduler.
     affinity: list[int] | None

@@ -2,3 +2,10 @@
 
 It talks to the rest of edgekit only through :mod:`edgekit.schema`.
 """
+
+import logging as _logging
+
+# Where torchao is installed (ExecuTorch brings it), transformers imports it, and each import tells the user about
+# CUDA libraries that are not there and about an API of its own that is deprecated.
+for _name in ("torchao", "torch.utils._pytree"):
+    _logging.getLogger(_name).setLevel(_logging.ERROR)

@@ -21,6 +21,7 @@ PACKAGES = (
     "onnx-ir",
     "onnxscript",
     "onnxruntime",
+    "executorch",
     "numpy",
     "tokenizers",
 )

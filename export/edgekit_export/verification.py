@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.errors import EdgekitError, InputError, UnfaithfulError, UnsupportedError
+from edgekit.errors import EdgekitError, InputError, UnfaithfulError
 from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.schema.bundle import Bundle, Gate, GateCheck, OnnxInterface
 from edgekit.schema.integrity import check_bundle
@@ -14,7 +14,7 @@ from edgekit.schema.recipe import Thresholds, load_recipe, recipe_names
 from edgekit_export.gate.golden import check_golden
 from edgekit_export.gate.judge import judge, refuse_or_record
 from edgekit_export.gate.reference import compute_reference
-from edgekit_export.gate.runner import OnnxRunner
+from edgekit_export.gate.subject import subject_of
 from edgekit_export.gate.text import gate_text
 from edgekit_export.sources import ModelSource, open_source
 
@@ -32,22 +32,21 @@ def verify(bundle_dir: Path, *, source: str | None = None, progress: Progress = 
 
     Raises:
         InputError: files that are missing, cut short or edited; or ``source`` is not what the bundle was made from.
-        UnsupportedError: a bundle for another runtime.
         UnfaithfulError: the bundle does not compute what it should.
     """
     bundle = check_bundle(bundle_dir, progress=progress)
     interface = bundle.runtime.onnx
-    if bundle.runtime.name != "onnxruntime" or interface is None:
-        raise UnsupportedError(f"verify {bundle_dir}: bundles for {bundle.runtime.name} cannot be run on this host")
+    if bundle.runtime.name == "onnxruntime" and interface is None:
+        raise InputError(f"verify {bundle_dir}: an ONNX bundle that does not say how it is fed", hint="export it again")
     model = bundle_dir / next(entry.path for entry in bundle.files if entry.role == "model")
     progress(ProgressEvent("golden record"))
-    golden = check_golden(OnnxRunner(model, interface), bundle.golden)
+    golden = check_golden(subject_of(model, interface).shipped(), bundle.golden)
     if not golden.passed:
         raise UnfaithfulError(
             f"golden record of {bundle_dir.name}: {golden.found} ({golden.limit})",
             detail=f"cause: {golden.cause}",
-            hint="export it again on this machine, or install the onnxruntime it was made with: "
-            + bundle.versions.get("onnxruntime", "unknown"),
+            hint=f"export it again on this machine, or install the {bundle.runtime.name} it was made with: "
+            + bundle.versions.get(bundle.runtime.name, "unknown"),
         )
     opened = _open_source(bundle, source, progress)
     if isinstance(opened, str):
@@ -58,7 +57,7 @@ def verify(bundle_dir: Path, *, source: str | None = None, progress: Progress = 
 
 
 def _judge_again(
-    bundle: Bundle, model: Path, interface: OnnxInterface, source: ModelSource, progress: Progress
+    bundle: Bundle, model: Path, interface: OnnxInterface | None, source: ModelSource, progress: Progress
 ) -> Gate:
     context = bundle.runtime.context_length
     text = gate_text(source, context)

@@ -12,6 +12,11 @@
 #include "fault.h"
 #include "json.h"
 
+// One probe is built per runtime.
+#ifndef EDGEKIT_RUNTIME
+#define EDGEKIT_RUNTIME "onnxruntime"
+#endif
+
 namespace edgekit {
 namespace {
 
@@ -143,12 +148,15 @@ Artefact read_artefact(const Json& json) {
   const Reader in(json, "artefact");
   Artefact out;
   out.runtime = in.text("runtime");
-  if (out.runtime != "onnxruntime")
-    throw Fault(Exit::kRuntime, "unsupported", "this probe has no engine for the runtime \"" + out.runtime + "\"");
+  if (out.runtime != EDGEKIT_RUNTIME)
+    throw Fault(Exit::kRuntime, "unsupported",
+                "this probe has no engine for the runtime \"" + out.runtime + "\", only for " EDGEKIT_RUNTIME);
   out.model_path = in.text("model_path");
-  out.library_path = in.text("library_path");
   out.context_length = in.integer("context_length", 1, kMaxContext);
   out.vocab = in.integer("vocab", 1, kMaxVocab);
+  // The other runtime's programs describe themselves, and its libraries are linked.
+  if (out.runtime != "onnxruntime") return out;
+  out.library_path = in.text("library_path");
   out.interface = read_interface(in.required("interface"), out.context_length);
   if (const Json* config = in.optional("session_config")) {
     if (config->kind != Json::Kind::kObject) fail("artefact.session_config is not an object");

@@ -6,7 +6,7 @@ import numpy as np
 
 from edgekit.schema.bundle import GOLDEN_RMS_SHARE, GateCheck, Golden
 from edgekit_export.gate.divergence import Logits
-from edgekit_export.gate.runner import OnnxRunner
+from edgekit_export.gate.runner import Runner
 
 #: Greedy tokens in the record.
 STEPS = 16
@@ -14,7 +14,7 @@ STEPS = 16
 LOGITS = 48
 
 
-def record_golden(runner: OnnxRunner, prompt: list[int], *, context_length: int, tolerance: float) -> Golden:
+def record_golden(runner: Runner, prompt: list[int], *, context_length: int, tolerance: float) -> Golden:
     """Let the shipped graph continue ``prompt`` greedily, and keep what it computed."""
     prompt = prompt[-max(1, context_length // 2) :]
     steps = max(1, min(STEPS, context_length - len(prompt)))
@@ -31,7 +31,7 @@ def record_golden(runner: OnnxRunner, prompt: list[int], *, context_length: int,
     )
 
 
-def check_golden(runner: OnnxRunner, golden: Golden) -> GateCheck:
+def check_golden(runner: Runner, golden: Golden) -> GateCheck:
     """Whether the artefact still computes what its golden record says.
 
     Teacher-forced with the record's tokens, so one near-tie does not spoil what follows.
@@ -54,7 +54,7 @@ def check_golden(runner: OnnxRunner, golden: Golden) -> GateCheck:
     passed = difference <= golden.tolerance and rms <= most and not wrong
     cause = None
     if not passed:
-        cause = "this onnxruntime, or the weights on this machine, compute something else than when it was exported"
+        cause = "this runtime, or the weights on this machine, compute something else than when it was exported"
     return GateCheck(
         name="golden record",
         passed=passed,

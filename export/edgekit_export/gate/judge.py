@@ -15,11 +15,9 @@ from edgekit.schema.recipe import Thresholds
 from edgekit_export.gate.divergence import Divergence, Logits, compare
 from edgekit_export.gate.golden import record_golden
 from edgekit_export.gate.reference import Reference
-from edgekit_export.gate.rope import check_rope
-from edgekit_export.gate.runner import OnnxRunner
-from edgekit_export.gate.stored import StoredModel
+from edgekit_export.gate.runner import Runner
+from edgekit_export.gate.subject import Subject, subject_of
 from edgekit_export.gate.tokens import check_end_tokens, check_tokenizer
-from edgekit_export.gate.weights import check_weights
 from edgekit_export.sources import ModelSource
 
 #: The shipped graph is fed this many tokens at once, then this many one by one.
@@ -37,7 +35,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
 
 def judge(
     model: Path,
-    interface: OnnxInterface,
+    interface: OnnxInterface | None,
     *,
     source: ModelSource,
     reference: Reference,
@@ -47,11 +45,11 @@ def judge(
     golden: Golden | None = None,
     progress: Progress = silent,
 ) -> Judged:
-    """Judge the ONNX model at ``model``, whose folder also holds the bundle's other files.
+    """Judge the model at ``model``, whose folder also holds the bundle's other files.
 
     Args:
         model: path of the graph.
-        interface: how it is fed.
+        interface: how a graph is fed; None for an ExecuTorch program.
         source: what it was made from.
         reference: what the source computes.
         thresholds: limits of the recipe.
@@ -65,9 +63,10 @@ def judge(
         UnfaithfulError: it computes logits that are not finite.
     """
     text = reference.text
-    divergence, full = _measure(model, interface, reference, progress)
+    subject = subject_of(model, interface)
+    divergence, full = _measure(subject, reference, progress)
     progress(ProgressEvent("gate", detail="shipped graph"))
-    shipped = OnnxRunner(model, interface)
+    shipped = subject.shipped()
     step_divergence = _shipped_against_full(shipped, full, text.windows[0], context_length)
     del full
     greedy = shipped.greedy(text.prompt, len(reference.greedy), set(source.eos_ids))[0]
@@ -88,10 +87,8 @@ def judge(
         greedy_prefix=_common_prefix(greedy, reference.greedy),
         greedy_tokens=len(reference.greedy),
     )
-    stored = StoredModel(model)
     structural = [
-        check_rope(stored, source.config),
-        check_weights(stored, source.tensors, source.tied, reference.energy, progress=progress),
+        *subject.structure(source, reference, progress),
         check_tokenizer(model.parent, source),
         check_end_tokens(model.parent, source, tokenizer),
         _check_steps(step_divergence, thresholds),
@@ -166,11 +163,9 @@ def refuse_or_record(gate: Gate, *, what: str, allow: bool) -> Gate:
     )
 
 
-def _measure(
-    model: Path, interface: OnnxInterface, reference: Reference, progress: Progress
-) -> tuple[Divergence, Logits]:
+def _measure(subject: Subject, reference: Reference, progress: Progress) -> tuple[Divergence, Logits]:
     """Divergence over all windows, and the export's logits of the first window's beginning."""
-    runner = OnnxRunner(model, interface, all_logits=True)
+    runner = subject.full()
     divergence = Divergence()
     beginning: Logits | None = None
     windows = reference.text.windows
@@ -188,7 +183,7 @@ def _measure(
     return divergence, beginning
 
 
-def _shipped_against_full(shipped: OnnxRunner, full: Logits, window: list[int], context_length: int) -> list[float]:
+def _shipped_against_full(shipped: Runner, full: Logits, window: list[int], context_length: int) -> list[float]:
     """Divergence of the shipped graph (prefill, then steps on its shared cache) from the judged one, per step."""
     prefill = max(1, min(PREFILL, len(window) // 2))
     end = min(prefill + STEPS, len(window), context_length)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,39 @@ from edgekit_export.gate.divergence import Logits
 from edgekit_export.onnx import full_logits_graph
 
 
-class OnnxRunner:
+class Runner(ABC):
+    """One session of an exported model with its KV cache.
+
+    Attributes:
+        past: tokens in the cache.
+    """
+
+    past: int
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget all tokens."""
+
+    @abstractmethod
+    def forward(self, tokens: list[int]) -> Logits:
+        """Append ``tokens`` to the past; float32 logits ``[1 or tokens, vocab]``, the last token's last."""
+
+    def greedy(self, prompt: list[int], steps: int, ends: set[int] | None = None) -> tuple[list[int], Logits]:
+        """Continue ``prompt`` greedily from an empty cache, up to ``steps`` tokens or one of ``ends``.
+
+        Returns:
+            The tokens, and the logits each was chosen from, ``[tokens, vocab]``.
+        """
+        self.reset()
+        rows = [self.forward(prompt)[-1]]
+        tokens = [int(rows[-1].argmax())]
+        while len(tokens) < steps and tokens[-1] not in (ends or ()):
+            rows.append(self.forward(tokens[-1:])[-1])
+            tokens.append(int(rows[-1].argmax()))
+        return tokens, np.stack(rows)
+
+
+class OnnxRunner(Runner):
     """One session with its KV cache, past and present bound to the same buffers.
 
     Args:
@@ -87,20 +120,6 @@ class OnnxRunner:
                 hint="its weights are damaged, or the recipe's number format overflows on this model",
             )
         return logits
-
-    def greedy(self, prompt: list[int], steps: int, ends: set[int] | None = None) -> tuple[list[int], Logits]:
-        """Continue ``prompt`` greedily from an empty cache, up to ``steps`` tokens or one of ``ends``.
-
-        Returns:
-            The tokens, and the logits each was chosen from, ``[tokens, vocab]``.
-        """
-        self.reset()
-        rows = [self.forward(prompt)[-1]]
-        tokens = [int(rows[-1].argmax())]
-        while len(tokens) < steps and tokens[-1] not in (ends or ()):
-            rows.append(self.forward(tokens[-1:])[-1])
-            tokens.append(int(rows[-1].argmax()))
-        return tokens, np.stack(rows)
 
 
 def _first_line(error: BaseException) -> str:

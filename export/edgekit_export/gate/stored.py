@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -42,6 +42,16 @@ class StoredMatrix(msgspec.Struct, frozen=True, kw_only=True):
     plus: float
     tensors: dict[str, str]
     shape: list[int]
+
+
+class StoredWeights(Protocol):
+    """Weights as a file holds them, whatever its format."""
+
+    def matrices(self) -> Iterator[StoredMatrix]:
+        """Every weight that belongs to the source's parameters, once each."""
+
+    def values(self, matrix: StoredMatrix) -> torch.Tensor:
+        """The float32 weight that the stored numbers stand for, shaped as in the source."""
 
 
 class StoredModel:

@@ -15,7 +15,7 @@ import torch
 
 from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.schema.bundle import GateCheck
-from edgekit_export.gate.stored import StoredMatrix, StoredModel
+from edgekit_export.gate.stored import StoredMatrix, StoredWeights
 from edgekit_export.sources.tensors import TensorStore
 
 #: A value is off by half a step, with a zero point rounded as well by up to one.
@@ -43,7 +43,7 @@ class Suspect(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_weights(
-    stored: StoredModel,
+    stored: StoredWeights,
     tensors: TensorStore,
     tied: dict[str, str],
     energy: Mapping[str, torch.Tensor],
@@ -92,7 +92,7 @@ def check_weights(
 
 
 def compare_matrix(
-    stored: StoredModel, matrix: StoredMatrix, source: torch.Tensor, energy: torch.Tensor | None
+    stored: StoredWeights, matrix: StoredMatrix, source: torch.Tensor, energy: torch.Tensor | None
 ) -> Suspect | None:
     """Whether ``matrix`` is more than rounding away from ``source``, and where."""
     values = stored.values(matrix)

@@ -1,0 +1,29 @@
+"""The w4a8 ExecuTorch bundle through our probe beside llama.cpp Q4_0, on the same weights."""
+
+from __future__ import annotations
+
+from benchmarks import harness, ours, ours_executorch, peers
+from benchmarks.source import gguf
+from edgekit.resources import cache_dir
+
+
+def main() -> None:
+    options = harness.arguments(__doc__)
+    folder = ours_executorch.bundle_folder(options.bundle)
+    python = peers.environment("llamacpp", peers.LLAMA_CPP)
+    model = peers.make(cache_dir() / "peers" / f"{ours.SOURCE}-Q4_0.gguf", python, "llamacpp_quantize.py", gguf())
+    peaks: dict[int, int] = {}
+    harness.run(
+        "executorch-vs-llamacpp",
+        options,
+        ours=lambda threads: ours_executorch.ExecutorchProbe(folder, threads, peaks),
+        theirs=lambda threads: peers.Worker(python, "llamacpp.py", model, threads),
+        versions=ours.versions(folder) | {"peer": peers.LLAMA_CPP[0], "peer_model": "Q4_0 (output Q8_0)"},
+        bounds=lambda rows, bandwidth: (
+            ours_executorch.memory(folder, peaks) | {"peer_model_bytes": model.stat().st_size}
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+#include "attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "threadpool.h"
+
+// Each function below is compiled for several instruction sets; the loader picks the widest this CPU has. On arm64
+// NEON is part of the base set.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define EDGEKIT_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define EDGEKIT_CLONES
+#endif
+
+namespace edgekit {
+namespace {
+
+// Scores of one block are kept on the stack, so nothing is allocated while a pass runs.
+constexpr std::int64_t kKeys = 64;
+constexpr std::int64_t kQueries = 8;
+// The widest head of any published decoder is 256; wider ones go the slow way through the same code.
+constexpr std::int64_t kMaxDim = 512;
+// Below this many multiplications waking other threads costs more than it saves.
+constexpr std::int64_t kWorthSharing = 32 * 1024;
+
+// A softmax that is built up block by block: rows of queries of one head, [count, dim] accumulators.
+struct Block {
+  const float* q;
+  std::int64_t q_stride;
+  float* out;
+  std::int64_t out_stride;
+  const float* keys;
+  const float* values;
+  std::int64_t kv_stride;
+  std::int64_t first;  // position of the first query
+  std::int64_t count;
+  std::int64_t dim;
+  float scale;
+};
+
+// Vectorisation of reductions and of exp needs reassociation; the kernels are compiled with -ffast-math, and no
+// infinity or NaN takes part in what they compute: masked scores are left out rather than set to -inf.
+EDGEKIT_CLONES
+void attend_block(const Block& task) {
+  alignas(64) float accumulators[kQueries * kMaxDim];
+  alignas(64) float scores[kQueries][kKeys];
+  float maxima[kQueries];
+  float sums[kQueries];
+  const std::int64_t dim = task.dim;
+  std::memset(accumulators, 0, sizeof(float) * static_cast<std::size_t>(task.count * dim));
+  for (std::int64_t i = 0; i < task.count; ++i) {
+    maxima[i] = -3e38f;
+    sums[i] = 0;
+  }
+  const std::int64_t end = task.first + task.count;
+  for (std::int64_t begin = 0; begin < end; begin += kKeys) {
+    const std::int64_t width = std::min(kKeys, end - begin);
+    for (std::int64_t j = 0; j < width; ++j) {
+      const float* key = task.keys + (begin + j) * task.kv_stride;
+      for (std::int64_t i = 0; i < task.count; ++i) {
+        const float* query = task.q + i * task.q_stride;
+        float sum = 0;
+        for (std::int64_t d = 0; d < dim; ++d) sum += query[d] * key[d];
+        scores[i][j] = sum * task.scale;
+      }
+    }
+    for (std::int64_t i = 0; i < task.count; ++i) {
+      const std::int64_t seen = std::min(width, task.first + i + 1 - begin);
+      if (seen <= 0) {
+        for (std::int64_t j = 0; j < width; ++j) scores[i][j] = 0;
+        continue;
+      }
+      float most = maxima[i];
+      for (std::int64_t j = 0; j < seen; ++j) most = std::max(most, scores[i][j]);
+      const float rescale = std::exp(maxima[i] - most);
+      float sum = 0;
+      for (std::int64_t j = 0; j < seen; ++j) {
+        scores[i][j] = std::exp(scores[i][j] - most);
+        sum += scores[i][j];
+      }
+      for (std::int64_t j = seen; j < width; ++j) scores[i][j] = 0;
+      sums[i] = sums[i] * rescale + sum;
+      if (rescale != 1)
+        for (std::int64_t d = 0; d < dim; ++d) accumulators[i * dim + d] *= rescale;
+      maxima[i] = most;
+    }
+    for (std::int64_t j = 0; j < width; ++j) {
+      const float* value = task.values + (begin + j) * task.kv_stride;
+      for (std::int64_t i = 0; i < task.count; ++i) {
+        const float weight = scores[i][j];
+        float* into = accumulators + i * dim;
+        for (std::int64_t d = 0; d < dim; ++d) into[d] += weight * value[d];
+      }
+    }
+  }
+  for (std::int64_t i = 0; i < task.count; ++i) {
+    const float share = 1 / sums[i];
+    float* into = task.out + i * task.out_stride;
+    for (std::int64_t d = 0; d < dim; ++d) into[d] = accumulators[i * dim + d] * share;
+  }
+}
+
+// In decode the heads of one group stand for the queries of one block: they read the same keys.
+void attend_group(const Attention& task, std::int64_t kv_head) {
+  const std::int64_t group = task.heads / task.kv_heads;
+  const std::int64_t kv_stride = task.kv_heads * task.dim;
+  for (std::int64_t head = 0; head < group; ++head) {
+    const std::int64_t at = (kv_head * group + head) * task.dim;
+    attend_block({task.q + at, task.dim, task.out + at, task.dim, task.keys + kv_head * task.dim,
+                  task.values + kv_head * task.dim, kv_stride, task.start, 1, task.dim, task.scale});
+  }
+}
+
+void attend_rows(const Attention& task, std::int64_t head, std::int64_t first) {
+  const std::int64_t stride = task.heads * task.dim;
+  const std::int64_t kv_head = head / (task.heads / task.kv_heads);
+  const std::int64_t count = std::min(kQueries, task.queries - first);
+  const std::int64_t at = first * stride + head * task.dim;
+  attend_block({task.q + at, stride, task.out + at, stride, task.keys + kv_head * task.dim,
+                task.values + kv_head * task.dim, task.kv_heads * task.dim, task.start + first, count, task.dim,
+                task.scale});
+}
+
+}  // namespace
+
+void attend(const Attention& task) {
+  namespace pool = executorch::extension::threadpool;
+  const std::int64_t blocks = (task.queries + kQueries - 1) / kQueries;
+  const std::int64_t tasks = task.queries == 1 ? task.kv_heads : blocks * task.heads;
+  const auto one = [&](std::size_t index) {
+    const auto item = static_cast<std::int64_t>(index);
+    if (task.queries == 1) attend_group(task, item);
+    // The last blocks see the most keys: they come first, so that no thread starts on a long one at the end.
+    else attend_rows(task, item % task.heads, (blocks - 1 - item / task.heads) * kQueries);
+  };
+  const std::int64_t work = task.queries * task.heads * task.dim * (task.start + task.queries);
+  auto* threads = pool::get_threadpool();
+  if (work < kWorthSharing || tasks == 1 || threads == nullptr || threads->get_thread_count() <= 1) {
+    for (std::int64_t i = 0; i < tasks; ++i) one(static_cast<std::size_t>(i));
+    return;
+  }
+  threads->run(one, static_cast<std::size_t>(tasks));
+}
+
+static_assert(kMaxDim % 16 == 0);
+
+}  // namespace edgekit

@@ -1,0 +1,212 @@
+#include "engine_executorch.h"
+
+#include <sys/stat.h>
+
+#include <cstring>
+#include <optional>
+#include <vector>
+
+#include <executorch/extension/data_loader/mmap_data_loader.h>
+#include <executorch/extension/memory_allocator/malloc_memory_allocator.h>
+#include <executorch/runtime/core/exec_aten/exec_aten.h>
+#include <executorch/runtime/core/exec_aten/util/tensor_util.h>
+#include <executorch/runtime/executor/method.h>
+#include <executorch/runtime/executor/program.h>
+#include <executorch/runtime/kernel/operator_registry.h>
+#include <executorch/runtime/platform/runtime.h>
+
+#include "../src/fault.h"
+#include "threadpool.h"
+
+namespace edgekit {
+namespace {
+
+namespace et = executorch::runtime;
+using executorch::aten::ScalarType;
+using executorch::aten::Tensor;
+using executorch::aten::TensorImpl;
+using executorch::extension::MallocMemoryAllocator;
+using executorch::extension::MmapDataLoader;
+
+constexpr const char* kMethod = "forward";
+
+std::string named(et::Error error) { return std::string(et::to_string(error)); }
+
+[[noreturn]] void fail_model(const std::string& what) { throw Fault(Exit::kModel, "model", what); }
+
+template <typename T>
+T checked(et::Result<T> result, const std::string& attempted) {
+  if (!result.ok()) fail_model(attempted + ": ExecuTorch says " + named(result.error()));
+  return std::move(result.get());
+}
+
+// A file that does not begin like a program, or is shorter than it says, would be read beyond its end.
+void check_file(const std::string& path) {
+  struct stat info;
+  std::FILE* file = stat(path.c_str(), &info) == 0 ? std::fopen(path.c_str(), "rb") : nullptr;
+  if (!file) fail_model("open " + path + ": " + std::strerror(errno));
+  unsigned char head[64] = {};
+  const std::size_t got = std::fread(head, 1, sizeof head, file);
+  std::fclose(file);
+  if (got < sizeof head || std::memcmp(head + 4, "ET12", 4) != 0)
+    fail_model(path + " is no ExecuTorch program of a version this probe reads (ET12)");
+  if (std::memcmp(head + 8, "eh00", 4) == 0) {
+    const auto number = [&](int at) {
+      std::uint64_t value = 0;
+      for (int i = 7; i >= 0; --i) value = value << 8 | head[at + i];
+      return value;
+    };
+    std::uint32_t length = 0;
+    for (int i = 3; i >= 0; --i) length = length << 8 | head[12 + i];
+    const std::uint64_t program = number(16), base = number(24);
+    const std::uint64_t data = length >= 32 ? number(32) : 0;
+    const auto size = static_cast<std::uint64_t>(info.st_size);
+    if (program > size || base > size || data > size - base)
+      fail_model(path + " is cut short: it has " + std::to_string(size) + " bytes, and says it has " +
+                 std::to_string(base + data));
+  }
+}
+
+}  // namespace
+
+// Everything that lives as long as one loaded model.
+class ExecutorchModel {
+ public:
+  ExecutorchModel(const Artefact& artefact, int threads)
+      : artefact_(artefact),
+        loader_((check_file(artefact.model_path),
+                 checked(MmapDataLoader::from(artefact.model_path.c_str(), MmapDataLoader::MlockConfig::NoMlock),
+                         "open " + artefact.model_path))),
+        program_(checked(et::Program::load(&loader_, et::Program::Verification::InternalConsistency),
+                         "read " + artefact.model_path)) {
+    namespace pool = executorch::extension::threadpool;
+    auto* shared = pool::get_threadpool();
+    if (!shared || !shared->_unsafe_reset_threadpool(static_cast<std::uint32_t>(threads)))
+      throw Fault(Exit::kSystem, "thread", "set ExecuTorch's thread pool to " + std::to_string(threads) + " threads");
+    const et::MethodMeta meta = checked(program_.method_meta(kMethod), "find the method forward");
+    if (meta.num_inputs() != 2 || meta.num_outputs() != 1)
+      fail_model("the program has " + std::to_string(meta.num_inputs()) + " inputs and " +
+                 std::to_string(meta.num_outputs()) + " outputs, not tokens, positions and logits");
+    for (std::size_t i = 0; i < meta.num_memory_planned_buffers(); ++i) {
+      const auto size =
+          static_cast<std::size_t>(checked(meta.memory_planned_buffer_size(i), "read the planned memory"));
+      // Zeroed pages exist once they are touched, so a cache that is not filled costs nothing.
+      planned_.emplace_back(static_cast<std::uint8_t*>(std::calloc(size + kAlign, 1)), &std::free);
+      if (!planned_.back()) throw Fault(Exit::kSystem, "memory", "out of memory for the planned " + std::to_string(size) + " bytes");
+      auto* start = planned_.back().get();
+      start += kAlign - reinterpret_cast<std::uintptr_t>(start) % kAlign;
+      spans_.emplace_back(start, size);
+    }
+    planned_memory_.emplace(et::Span<et::Span<std::uint8_t>>(spans_.data(), spans_.size()));
+    manager_.emplace(&method_memory_, &*planned_memory_, &temporary_memory_);
+    method_.emplace(checked(program_.load_method(kMethod, &*manager_),
+                            "load " + artefact.model_path + " (an operator the probe lacks, or a delegate's data is damaged)"));
+    tokens_.resize(static_cast<std::size_t>(artefact.context_length));
+    positions_.resize(tokens_.size());
+    const auto context = static_cast<TensorSize>(artefact.context_length);
+    token_sizes_[0] = 1;
+    token_sizes_[1] = context;
+    position_sizes_[0] = context;
+    tokens_tensor_.emplace(ScalarType::Long, 2, token_sizes_, tokens_.data(), token_order_, token_strides_,
+                           executorch::aten::TensorShapeDynamism::DYNAMIC_BOUND);
+    positions_tensor_.emplace(ScalarType::Long, 1, position_sizes_, positions_.data(), position_order_,
+                              position_strides_, executorch::aten::TensorShapeDynamism::DYNAMIC_BOUND);
+  }
+
+  std::int64_t* prepare(std::int64_t count) {
+    prepared_ = count;
+    return tokens_.data();
+  }
+
+  void run_prepared() { run(prepared_); }
+
+  void step(std::int64_t token) {
+    tokens_[0] = token;
+    run(1);
+  }
+
+  void reset() { past_ = 0; }
+
+  float logit(std::int64_t id) const { return logits_[id]; }
+
+ private:
+  using TensorSize = executorch::aten::SizesType;
+  static constexpr std::size_t kAlign = 64;
+
+  void run(std::int64_t count) {
+    for (std::int64_t i = 0; i < count; ++i) positions_[static_cast<std::size_t>(i)] = past_ + i;
+    const TensorSize token_sizes[] = {1, static_cast<TensorSize>(count)};
+    const TensorSize position_sizes[] = {static_cast<TensorSize>(count)};
+    Tensor tokens(&*tokens_tensor_), positions(&*positions_tensor_);
+    check(et::resize_tensor(tokens, {token_sizes, 2}), "set the prompt's length");
+    check(et::resize_tensor(positions, {position_sizes, 1}), "set the prompt's length");
+    check(method_->set_input(et::EValue(tokens), 0), "set the tokens");
+    check(method_->set_input(et::EValue(positions), 1), "set the positions");
+    check(method_->execute(), "run the model");
+    const et::EValue& output = method_->get_output(0);
+    if (!output.isTensor() || output.toTensor().scalar_type() != ScalarType::Float ||
+        output.toTensor().numel() != artefact_.vocab)
+      throw Fault(Exit::kRun, "run", "the program's output is not one row of " + std::to_string(artefact_.vocab) + " logits");
+    logits_ = output.toTensor().const_data_ptr<float>();
+    past_ += count;
+  }
+
+  static void check(et::Error error, const char* attempted) {
+    if (error != et::Error::Ok) throw Fault(Exit::kRun, "run", std::string(attempted) + ": ExecuTorch says " + named(error));
+  }
+
+  const Artefact artefact_;
+  MmapDataLoader loader_;
+  et::Program program_;
+  MallocMemoryAllocator method_memory_;
+  MallocMemoryAllocator temporary_memory_;
+  std::vector<std::unique_ptr<std::uint8_t, void (*)(void*)>> planned_;
+  std::vector<et::Span<std::uint8_t>> spans_;
+  std::optional<et::HierarchicalAllocator> planned_memory_;
+  std::optional<et::MemoryManager> manager_;
+  std::optional<et::Method> method_;
+  std::vector<std::int64_t> tokens_;
+  std::vector<std::int64_t> positions_;
+  TensorSize token_sizes_[2] = {};
+  TensorSize position_sizes_[1] = {};
+  executorch::aten::DimOrderType token_order_[2] = {0, 1};
+  executorch::aten::DimOrderType position_order_[1] = {0};
+  executorch::aten::StridesType token_strides_[2] = {1, 1};
+  executorch::aten::StridesType position_strides_[1] = {1};
+  std::optional<TensorImpl> tokens_tensor_;
+  std::optional<TensorImpl> positions_tensor_;
+  std::int64_t prepared_ = 0;
+  std::int64_t past_ = 0;
+  const float* logits_ = nullptr;
+};
+
+ExecutorchEngine::ExecutorchEngine() { et::runtime_init(); }
+ExecutorchEngine::~ExecutorchEngine() = default;
+
+std::string ExecutorchEngine::version() const { return EDGEKIT_EXECUTORCH_VERSION; }
+
+void ExecutorchEngine::load(const Artefact& artefact, int threads, std::int64_t positions) {
+  if (positions > artefact.context_length)
+    throw Fault(Exit::kPlan, "too_long", "the plan needs " + std::to_string(positions) + " positions");
+  model_ = std::make_unique<ExecutorchModel>(artefact, threads);
+}
+
+void ExecutorchEngine::unload() { model_.reset(); }
+void ExecutorchEngine::reset() { model_->reset(); }
+std::int64_t* ExecutorchEngine::prepare_prefill(std::int64_t count) { return model_->prepare(count); }
+
+void ExecutorchEngine::prefill() {
+  if (cancelled_) throw Fault(Exit::kRun, "run", "cancelled");
+  model_->run_prepared();
+}
+
+void ExecutorchEngine::step(std::int64_t token) {
+  if (cancelled_) throw Fault(Exit::kRun, "run", "cancelled");
+  model_->step(token);
+}
+
+float ExecutorchEngine::logit(std::int64_t id) const { return model_->logit(id); }
+
+std::unique_ptr<Engine> make_engine(const Artefact&) { return std::make_unique<ExecutorchEngine>(); }
+
+}  // namespace edgekit

@@ -1,0 +1,233 @@
+"""The probe's ExecuTorch half: built against the libraries of ExecuTorch's own PyPI wheel, which travel with it.
+
+ExecuTorch's C++ interface is no stable ABI, so this probe is linked, not loaded at run time, and belongs to one
+release. Its libraries lie beside it and are found there (``$ORIGIN``), on this machine as on a device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+import zipfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+
+from edgekit.deploy.cache import locked, publish, scratch, storage_errors
+from edgekit.deploy.elf import require_machine
+from edgekit.deploy.probe_build import BUILD_TIMEOUT_S, own_version, probe_sources, sources_digest
+from edgekit.deploy.runtime_library import fetch_wheel
+from edgekit.deploy.toolchain import Toolchain, find_toolchain, host_abi
+from edgekit.errors import InputError, UnsupportedError
+from edgekit.progress import Progress, ProgressEvent, silent
+from edgekit.resources import cache_dir, device_scripts_dir
+
+BINARY_NAME = "edgekit-probe-executorch"
+
+#: What the probe links, in link order.
+LIBRARIES = (
+    "libexecutorch_kernels_optimized.so",
+    "libexecutorch_kernels_quantized.so",
+    "libexecutorch_backend_xnnpack.so",
+    "libexecutorch_threadpool.so",
+    "libexecutorch.so",
+)
+
+#: Other releases have another C++ interface or another program format.
+SUPPORTED = ("1.5.1",)
+
+_COMPILE = (
+    "-std=c++17",
+    "-O3",
+    "-DNDEBUG",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-DC10_USING_CUSTOM_GENERATED_MACROS",
+    "-DET_USE_THREADPOOL",
+    '-DEDGEKIT_RUNTIME="executorch"',
+)
+#: The attention kernel sums in whatever order vectorises; nothing in it is infinite or not a number.
+_FAST = ("attention.cpp",)
+_NOT_OURS = ("engine_onnxruntime.cpp",)
+
+
+@dataclass(frozen=True)
+class ExecutorchProbe:
+    """The probe and the libraries beside it."""
+
+    probe: Path
+    libraries: tuple[Path, ...]
+
+
+def ensure_executorch_probe(version: str, abi: str, *, progress: Progress = silent) -> ExecutorchProbe:
+    """The probe for a release of ExecuTorch and an ABI, built if the cache has none.
+
+    Safe to call from several processes at once.
+
+    Raises:
+        UnsupportedError: a release or an ABI this probe is not for, or the compiler cannot build it.
+        MissingToolError: no compiler, or the wheel could not be fetched.
+        InputError: the wheel is not what it should be.
+        HostStorageError: the cache cannot be written.
+    """
+    if version not in SUPPORTED:
+        raise UnsupportedError(
+            f"the bundle is for ExecuTorch {version}; the probe is made for {', '.join(SUPPORTED)}",
+            hint="export it again with this edgekit",
+        )
+    toolchain = find_toolchain(abi)
+    if toolchain.kind != "gcc":
+        raise UnsupportedError(
+            f"build the ExecuTorch probe for {abi} with {toolchain.kind}: ExecuTorch's libraries need GCC's libstdc++",
+            hint="install a g++ for that ABI, and unset EDGEKIT_TOOLCHAIN",
+        )
+    package = _ensure_package(version, abi, progress)
+    sources = [path for path in probe_sources() if path.name not in _NOT_OURS]
+    sources += sorted((device_scripts_dir() / "probe" / "executorch").iterdir())
+    digest = sources_digest(sources)
+    commands = _commands(toolchain, sources, package, f"{own_version()}+{digest[:12]}", version)
+    # The place of the package and of the output differ between machines and runs; what matters is hashed by name.
+    described = "\0".join([abi, version, digest, toolchain.identity(), *_COMPILE, *toolchain.command])
+    key = hashlib.sha256(described.encode()).hexdigest()[:32]
+    folder = cache_dir() / "probes" / abi / f"executorch-{key}"
+    libraries = tuple(folder / name for name in LIBRARIES)
+    made = ExecutorchProbe(folder / BINARY_NAME, libraries)
+    if made.probe.is_file() and all(path.is_file() for path in libraries):
+        return made
+    with locked(folder):
+        progress(ProgressEvent("build", detail=f"the ExecuTorch probe for {abi}"))
+        with scratch(folder) as making:
+            for name in LIBRARIES:
+                with storage_errors(folder):
+                    shutil.copyfile(package / "lib" / name, making / name)
+                publish(making / name, folder / name)
+            for command in commands:
+                _compile(command, making, toolchain)
+            binary = making / BINARY_NAME
+            require_machine(binary, abi)
+            publish(binary, made.probe)
+    return made
+
+
+def _commands(
+    toolchain: Toolchain, sources: list[Path], package: Path, probe_version: str, version: str
+) -> list[list[str]]:
+    include = package / "include"
+    flags = [
+        *toolchain.command,
+        *_COMPILE,
+        f'-DEDGEKIT_PROBE_VERSION="{probe_version}"',
+        f'-DEDGEKIT_EXECUTORCH_VERSION="{version}"',
+        # As system headers: their warnings are not ours.
+        f"-isystem{include}",
+        f"-isystem{include / 'executorch' / 'runtime' / 'core' / 'portable_type' / 'c10'}",
+    ]
+    fast = [path for path in sources if path.name in _FAST]
+    rest = [path for path in sources if path.suffix == ".cpp" and path not in fast]
+    compile_fast = [[*flags, "-ffast-math", "-c", str(path), "-o", f"{path.stem}.o"] for path in fast]
+    link = [
+        *flags,
+        *(str(path) for path in rest),
+        *(f"{path.stem}.o" for path in fast),
+        "-s",
+        "-pthread",
+        "-ldl",
+        "-Wl,-rpath,$ORIGIN",
+        f"-L{package / 'lib'}",
+        # Backends and kernels register themselves when they are loaded; nothing else refers to them.
+        "-Wl,--no-as-needed",
+        *(f"-l:{name}" for name in LIBRARIES),
+        "-o",
+        BINARY_NAME,
+    ]
+    return [*compile_fast, link]
+
+
+def _compile(command: list[str], folder: Path, toolchain: Toolchain) -> None:
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=BUILD_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UnsupportedError(
+            f"build the ExecuTorch probe for {toolchain.abi}: not done after {BUILD_TIMEOUT_S} s"
+        ) from error
+    if done.returncode != 0:
+        raise UnsupportedError(
+            f"build the ExecuTorch probe for {toolchain.abi}: {command[0]} failed with exit code {done.returncode}",
+            detail=done.stderr[-4000:],
+        )
+
+
+def _ensure_package(version: str, abi: str, progress: Progress) -> Path:
+    """Headers and libraries of a release for an ABI: ``include/`` and ``lib/``."""
+    folder = cache_dir() / "runtimes" / "executorch" / version / abi
+    package = folder / "package"
+    if package.is_dir():
+        return package
+    with locked(folder):
+        if not package.is_dir():
+            with scratch(folder) as making:
+                target = making / "package"
+                if not _copy_installed(version, abi, target):
+                    wheel = fetch_wheel("executorch", version, abi, making, progress)
+                    _extract(wheel, target)
+                for name in LIBRARIES:
+                    if not (target / "lib" / name).is_file():
+                        raise InputError(f"ExecuTorch {version} for {abi} has no {name}")
+                    require_machine(target / "lib" / name, abi)
+                with storage_errors(folder):
+                    target.rename(package)
+    return package
+
+
+def _copy_installed(version: str, abi: str, target: Path) -> bool:
+    if abi != host_abi():
+        return False
+    try:
+        distribution = metadata.distribution("executorch")
+    except metadata.PackageNotFoundError:
+        return False
+    if distribution.version != version:
+        return False
+    for file in distribution.files or []:
+        inside = _wanted(file.as_posix())
+        if inside is not None:
+            with storage_errors(target.parent):
+                (target / inside).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(str(file.locate()), target / inside)
+    return target.is_dir()
+
+
+def _extract(wheel: Path, target: Path) -> None:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for entry in archive.infolist():
+                inside = _wanted(entry.filename)
+                if inside is None:
+                    continue
+                with storage_errors(target.parent):
+                    (target / inside).parent.mkdir(parents=True, exist_ok=True)
+                    with archive.open(entry) as source, (target / inside).open("wb") as sink:
+                        shutil.copyfileobj(source, sink)
+    except zipfile.BadZipFile as error:
+        raise InputError(f"read {wheel.name}: {error}") from error
+
+
+def _wanted(name: str) -> str | None:
+    """A member's path below the package, or None for what is not needed (or tries to leave the folder)."""
+    if ".." in PurePosixPath(name).parts:
+        return None
+    match = re.fullmatch(r"executorch/(include/.+\.h|lib/(.+\.so))", name)
+    if match is None or (match[2] and match[2] not in LIBRARIES):
+        return None
+    return match[1]

@@ -1,0 +1,77 @@
+"""The whole decoder as one list of operations, from few traced layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PretrainedConfig
+
+from edgekit.errors import UnsupportedError
+from edgekit.progress import Progress, ProgressEvent, silent
+from edgekit_export.executorch.graph import Op, Section, Value, renamed, structure
+from edgekit_export.executorch.lower import Lowering
+from edgekit_export.executorch.tidy import tidied
+from edgekit_export.executorch.trace import trace
+from edgekit_export.onnx.shallow import TRACE_VOCABULARY, plan_trace
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A decoder without weights, good for any recipe.
+
+    Attributes:
+        ops: all operations, in order.
+        logits: the result, ``[1, 1, vocabulary]``.
+        rotary: tables by the name of the input that holds their looked-up rows; ``[context, dim]``.
+        context: positions of the cache.
+    """
+
+    ops: tuple[Op, ...]
+    logits: Value
+    rotary: dict[str, torch.Tensor]
+    context: int
+
+
+def build_decoder(config: PretrainedConfig, *, context: int, progress: Progress = silent) -> Decoder:
+    """Trace what is needed of an architecture and lay out all of its layers.
+
+    Raises:
+        UnsupportedError: the architecture does something this path cannot do; the message names it.
+    """
+    plan = plan_trace(config)
+    progress(ProgressEvent("trace", detail=f"{len(plan.layers)} of {len(plan.kinds)} layers for ExecuTorch"))
+    vocabulary = (TRACE_VOCABULARY, config.vocab_size) if config.vocab_size > TRACE_VOCABULARY else (-1, -1)
+    lowered = Lowering(trace(plan, context), vocabulary=vocabulary)
+    examples: dict[int, tuple[int, Section]] = {}
+    for index, layer in enumerate(plan.layers):
+        section = tidied(lowered.layers[index])
+        kind = plan.kinds[layer]
+        known = examples.setdefault(kind, (index, section))
+        if structure(section, plan.prefix, index) != structure(known[1], plan.prefix, known[0]):
+            raise UnsupportedError(
+                f"export to ExecuTorch: layers {plan.layers[known[0]]} and {layer} look alike but compute differently"
+            )
+    embed = tidied(lowered.embed)
+    ops: list[Op] = list(embed.ops)
+    hidden = embed.result
+    for layer, kind in enumerate(plan.kinds):
+        index, example = examples[kind]
+        section = renamed(example, suffix=str(layer), prefix=plan.prefix, old=index, new=layer, source=hidden)
+        _refuse_strangers(section, layer)
+        ops += section.ops
+        hidden = section.result
+    head = lowered.head
+    head = tidied(renamed(head, suffix="head", prefix=plan.prefix, old=-1, new=-1, source=hidden))
+    _refuse_strangers(head, len(plan.kinds))
+    return Decoder((*ops, *head.ops), head.result, lowered.rotary, context)
+
+
+def _refuse_strangers(section: Section, layer: int) -> None:
+    """A section may use its own values, the hidden state and the inputs only."""
+    known = {section.source.name} if section.source else set()
+    for op in section.ops:
+        for item in op.inputs:
+            if isinstance(item, Value) and item.name not in known and not item.name.startswith("input."):
+                raise UnsupportedError(f"export to ExecuTorch: layer {layer} uses a value of another layer")
+        known.add(op.output.name)

@@ -1,0 +1,122 @@
+"""The decoder between tracing and ExecuTorch: straight-line operations on values of known shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+#: ``None`` stands for the number of tokens in the call.
+Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Value:
+    """The result of an operation or an input; ``shape`` is as it lies in memory."""
+
+    name: str
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A weight of the source, by its name there."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+class Literal:
+    """A constant of the computation itself, float32."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor.detach().to(torch.float32).contiguous()
+        self.shape = tuple(self.tensor.shape)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Literal) and torch.equal(self.tensor, other.tensor)
+
+    def __hash__(self) -> int:
+        return hash(self.shape)
+
+
+Operand = Value | Parameter | Literal
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation.
+
+    ``kind`` is the name of an XNNPACK node (``FullyConnected``, ``Add``, ...), or one that runs
+    outside of it: ``embed``, ``attend``, ``last``.
+    """
+
+    kind: str
+    inputs: tuple[Operand, ...]
+    output: Value
+    attributes: dict[str, Any] = field(default_factory=dict, compare=True)
+
+
+#: Operations that ExecuTorch's own kernels or ours run; all others go into XNNPACK delegates.
+OUTSIDE = ("embed", "attend", "last")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A run of operations from one hidden state to the next."""
+
+    ops: tuple[Op, ...]
+    source: Value | None
+    result: Value
+
+
+def renamed(section: Section, *, suffix: str, prefix: str, old: int, new: int, source: Value) -> Section:
+    """The section of layer ``old`` as that of layer ``new``: its values, parameters and cache renamed."""
+
+    def operand(item: Operand) -> Operand:
+        if isinstance(item, Value):
+            return value(item)
+        if isinstance(item, Parameter) and item.name.startswith(f"{prefix}.{old}."):
+            return replace(item, name=f"{prefix}.{new}." + item.name.removeprefix(f"{prefix}.{old}."))
+        return item
+
+    def value(item: Value) -> Value:
+        if section.source is not None and item.name == section.source.name:
+            return source
+        return item if item.name.startswith("input.") else replace(item, name=f"{item.name}@{suffix}")
+
+    ops = []
+    for op in section.ops:
+        attributes = dict(op.attributes)
+        if "layer" in attributes:
+            attributes["layer"] = new
+        ops.append(Op(op.kind, tuple(operand(item) for item in op.inputs), value(op.output), attributes))
+    return Section(tuple(ops), source, value(section.result))
+
+
+def structure(section: Section, prefix: str, layer: int) -> list[Any]:
+    """What a layer computes, without names: equal for layers that differ in their weights only."""
+    numbers: dict[str, int] = {}
+    if section.source is not None:
+        numbers[section.source.name] = -1
+
+    def name(item: Operand) -> Any:
+        if isinstance(item, Value):
+            if item.name.startswith("input."):
+                return item.name
+            return numbers.setdefault(item.name, len(numbers))
+        if isinstance(item, Parameter):
+            return item.name.removeprefix(f"{prefix}.{layer}."), item.shape
+        return item
+
+    return [
+        (
+            op.kind,
+            [name(item) for item in op.inputs],
+            name(op.output),
+            op.output.shape,
+            {key: item for key, item in op.attributes.items() if key != "layer"},
+        )
+        for op in section.ops
+    ]

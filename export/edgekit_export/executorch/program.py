@@ -1,0 +1,284 @@
+"""The decoder as an ExecuTorch program: delegates, our attention between them, and a plan of its memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from executorch.exir import schema
+from executorch.exir.scalar_type import ScalarType
+
+from edgekit_export.executorch.decoder import Decoder
+from edgekit_export.executorch.delegate import Delegate, NamedData, build_delegate
+from edgekit_export.executorch.graph import OUTSIDE, Op, Operand, Shape, Value
+
+#: ExecuTorch aligns planned tensors so.
+_ALIGN = 64
+_FORWARD = "forward"
+_ENCODED_IN = (
+    '[1, {"type": "builtins.tuple", "context": "null", "children_spec": [{"type": "builtins.tuple", "context": "null", '
+    '"children_spec": [{"type": null, "context": null, "children_spec": []}, '
+    '{"type": null, "context": null, "children_spec": []}]}, '
+    '{"type": "builtins.dict", "context": "[]", "children_spec": []}]}]'
+)
+_ENCODED_OUT = '[1, {"type": null, "context": null, "children_spec": []}]'
+_SIZE = {ScalarType.FLOAT: 4, ScalarType.LONG: 8}
+
+
+@dataclass(frozen=True)
+class EmbeddingTable:
+    """The embedding's kernel and its tensors: (bytes' index among constants, scalar type, sizes) each."""
+
+    operator: tuple[str, str]
+    tensors: list[tuple[int, ScalarType, tuple[int, ...]]]
+    low: int | None = None
+    high: int | None = None
+
+
+@dataclass
+class Assembled:
+    """A program without its data.
+
+    Attributes:
+        plan: the method.
+        delegates: in the order of the plan's.
+        planned_bytes: memory for activations and cache, which ExecuTorch allocates at once.
+        cache_bytes: of these, the cache.
+        operators: calls by operator name, the delegates' own operations among them as ``xnnpack::NAME``.
+    """
+
+    plan: schema.ExecutionPlan
+    delegates: list[Delegate]
+    planned_bytes: int
+    cache_bytes: int
+    operators: dict[str, int] = field(default_factory=dict)
+
+
+def assemble(
+    decoder: Decoder, named: NamedData, embedding: EmbeddingTable, rotary: dict[str, int], cache: list[tuple[int, int]]
+) -> Assembled:
+    """Lay the decoder out as one method ``forward(tokens [1, n], cache_position [n]) -> logits``.
+
+    Args:
+        decoder: the operations.
+        named: data that delegates refer to.
+        embedding: the embedding's kernel and constants.
+        rotary: constant index of each rotary table ``[context, 1, dim]``, by the input it feeds.
+        cache: (kv_heads, head_dim) per layer.
+    """
+    return _Assembler(decoder, named, embedding, rotary, cache).run()
+
+
+class _Assembler:
+    def __init__(
+        self,
+        decoder: Decoder,
+        named: NamedData,
+        embedding: EmbeddingTable,
+        rotary: dict[str, int],
+        cache: list[tuple[int, int]],
+    ) -> None:
+        self._decoder, self._named, self._embedding = decoder, named, embedding
+        self._rotary = rotary
+        self._context = decoder.context
+        self._evalues: list[schema.EValue] = []
+        self._instructions: list[schema.Instruction] = []
+        self._operators: dict[tuple[str, str], int] = {}
+        self._calls: dict[str, int] = {}
+        self._delegates: list[Delegate] = []
+        self._live: dict[int, list[int]] = {}
+        self._bytes: dict[int, int] = {}
+        self._ids: dict[str, int] = {}
+        self._tokens = self._input(ScalarType.LONG, (1, None))
+        self._positions = self._input(ScalarType.LONG, (None,))
+        self._cache = [
+            tuple(self._planned(ScalarType.FLOAT, (1, self._context, heads, dim), permanent=True) for _ in range(2))
+            for heads, dim in cache
+        ]
+        self._cache_bytes = sum(2 * 4 * self._context * heads * dim for heads, dim in cache)
+        self._uses: dict[str, int] = {}
+
+    def run(self) -> Assembled:
+        self._lookup_positions()
+        pending: list[Op] = []
+        ops = self._decoder.ops
+        last_use = {self._decoder.logits.name: len(ops)}
+        for index, op in enumerate(ops):
+            for item in op.inputs:
+                if isinstance(item, Value):
+                    last_use[item.name] = max(index, last_use.get(item.name, 0))
+        for index, op in enumerate(ops):
+            if op.kind in OUTSIDE:
+                self._flush(pending, index, last_use)
+                pending = []
+                getattr(self, f"_{op.kind}")(op)
+            else:
+                pending.append(op)
+        self._flush(pending, len(ops), last_use)
+        logits = self._ids[self._decoder.logits.name]
+        # The caller reads the logits after the last instruction.
+        self._touch(logits, len(self._instructions))
+        planned = self._plan_memory()
+        plan = schema.ExecutionPlan(
+            name=_FORWARD,
+            container_meta_type=schema.ContainerMetadata(_ENCODED_IN, _ENCODED_OUT),
+            values=self._evalues,
+            inputs=[self._tokens, self._positions],
+            outputs=[logits],
+            chains=[schema.Chain(inputs=[], outputs=[], instructions=self._instructions, stacktrace=None)],
+            operators=[schema.Operator(name, overload) for name, overload in self._operators],
+            delegates=[],
+            non_const_buffer_sizes=[0, planned],
+        )
+        return Assembled(plan, self._delegates, planned, self._cache_bytes, self._calls)
+
+    # -- values --------------------------------------------------------------------------------------------
+
+    def _evalue(self, value: Any) -> int:
+        self._evalues.append(schema.EValue(value))
+        return len(self._evalues) - 1
+
+    def _tensor(self, kind: ScalarType, shape: Shape, *, buffer: int = 0) -> int:
+        return self._evalue(
+            schema.Tensor(
+                scalar_type=kind,
+                storage_offset=0,
+                sizes=[self._context if size is None else size for size in shape],
+                dim_order=list(range(len(shape))),
+                requires_grad=False,
+                layout=0,
+                data_buffer_idx=buffer,
+                allocation_info=None,
+                shape_dynamism=schema.TensorShapeDynamism.DYNAMIC_BOUND
+                if None in shape
+                else schema.TensorShapeDynamism.STATIC,
+            )
+        )
+
+    def _input(self, kind: ScalarType, shape: Shape) -> int:
+        """A tensor whose memory the caller brings."""
+        return self._tensor(kind, shape)
+
+    def _planned(self, kind: ScalarType, shape: Shape, *, permanent: bool = False) -> int:
+        made = self._tensor(kind, shape)
+        size = _SIZE[kind]
+        for dim in self._evalues[made].val.sizes:
+            size *= dim
+        self._bytes[made] = size
+        self._live[made] = [-1, 1 << 60] if permanent else [len(self._instructions)] * 2
+        return made
+
+    def _touch(self, index: int, when: int) -> None:
+        if index in self._live:
+            self._live[index][1] = max(self._live[index][1], when)
+
+    def _new(self, value: Value) -> int:
+        self._ids[value.name] = self._planned(ScalarType.FLOAT, value.shape)
+        return self._ids[value.name]
+
+    def _id(self, item: Operand) -> int:
+        assert isinstance(item, Value)
+        return self._ids[item.name]
+
+    def _int(self, number: int) -> int:
+        return self._evalue(schema.Int(number))
+
+    def _call(self, name: str, overload: str, arguments: list[int]) -> None:
+        index = self._operators.setdefault((name, overload), len(self._operators))
+        for argument in arguments:
+            self._touch(argument, len(self._instructions))
+        self._instructions.append(schema.Instruction(schema.KernelCall(op_index=index, args=arguments)))
+        full = f"{name}.{overload}" if overload else name
+        self._calls[full] = self._calls.get(full, 0) + 1
+
+    # -- instructions --------------------------------------------------------------------------------------
+
+    def _lookup_positions(self) -> None:
+        first = self._planned(ScalarType.LONG, ())
+        self._call("aten::select_copy", "int_out", [self._positions, self._int(0), self._int(0), first, first])
+        self._start = self._int(0)
+        self._call("aten::_local_scalar_dense", "", [first, self._start])
+        for name, constant in self._rotary.items():
+            dim = self._decoder.rotary[name].shape[-1]
+            table = self._tensor(ScalarType.FLOAT, (self._context, 1, dim), buffer=constant)
+            rows = self._new(Value(name, (None, 1, dim)))
+            chosen = self._evalue(schema.OptionalTensorList([self._positions]))
+            self._call("aten::index", "Tensor_out", [table, chosen, rows, rows])
+
+    def _embed(self, op: Op) -> None:
+        table = self._embedding
+        tensors = [self._tensor(kind, sizes, buffer=index) for index, kind, sizes in table.tensors]
+        out = self._new(op.output)
+        if table.low is None:
+            flag = self._evalue(schema.Bool(False))
+            arguments = [tensors[0], self._tokens, self._int(-1), flag, flag, out, out]
+        else:
+            assert table.high is not None
+            null = self._evalue(schema.Null())
+            arguments = [*tensors, null, self._int(table.low), self._int(table.high), self._tokens, out, out]
+        self._call(*table.operator, arguments)
+
+    def _attend(self, op: Op) -> None:
+        q, k, v = (self._id(item) for item in op.inputs)
+        keys, values = self._cache[op.attributes["layer"]]
+        for fresh, store in ((k, keys), (v, values)):
+            token = self._planned(ScalarType.FLOAT, (1,))
+            self._call("llama::update_cache", "out", [fresh, store, self._start, token, token])
+        out = self._new(op.output)
+        null = self._evalue(schema.Null())
+        dropout = self._evalue(schema.Double(0.0))
+        causal = self._evalue(schema.Bool(True))
+        scale = self._evalue(schema.Double(float(op.attributes["scale"])))
+        arguments = [q, keys, values, self._start, null, dropout, causal, scale, out, out]
+        self._call("llama::custom_sdpa", "out", arguments)
+
+    def _last(self, op: Op) -> None:
+        source = self._id(op.inputs[0])
+        out = self._new(op.output)
+        arguments = [source, self._int(1), self._int(-1), self._int(2**63 - 1), self._int(1), out, out]
+        self._call("aten::slice_copy", "Tensor_out", arguments)
+
+    def _flush(self, ops: list[Op], upto: int, last_use: dict[str, int]) -> None:
+        if not ops:
+            return
+        outputs = [op.output for op in ops if last_use.get(op.output.name, -1) >= upto]
+        delegate = build_delegate(ops, outputs, self._context, self._named)
+        arguments = [self._ids[value.name] for value in delegate.inputs]
+        when = len(self._instructions)
+        arguments += [self._new(value) for value in delegate.outputs]
+        for argument in arguments:
+            self._touch(argument, when)
+        call = schema.DelegateCall(delegate_index=len(self._delegates), args=arguments)
+        self._instructions.append(schema.Instruction(call))
+        self._delegates.append(delegate)
+        self._calls["XnnpackBackend"] = self._calls.get("XnnpackBackend", 0) + 1
+        for name, count in delegate.operations.items():
+            self._calls[f"xnnpack::{name}"] = self._calls.get(f"xnnpack::{name}", 0) + count
+
+    # -- memory --------------------------------------------------------------------------------------------
+
+    def _plan_memory(self) -> int:
+        """Place tensors so that those alive at the same time do not overlap: largest first, lowest free place."""
+        placed: list[tuple[int, int, int, int]] = []
+        end = 0
+        for index in sorted(self._bytes, key=lambda item: (-self._bytes[item], item)):
+            size = -(-self._bytes[index] // _ALIGN) * _ALIGN
+            first, last = self._live[index]
+            others = sorted((low, high) for low, high, begin, finish in placed if begin <= last and first <= finish)
+            offset = 0
+            for low, high in others:
+                if offset + size <= low:
+                    break
+                offset = max(offset, high)
+            placed.append((offset, offset + size, first, last))
+            end = max(end, offset + size)
+            tensor = self._evalues[index].val
+            assert isinstance(tensor, schema.Tensor)
+            tensor.allocation_info = schema.AllocationDetails(1, offset & 0xFFFFFFFF, offset >> 32)
+        return end
+
+
+def as_table(tensor: torch.Tensor) -> torch.Tensor:
+    """A rotary table ``[context, dim]`` as the program looks it up: ``[context, 1, dim]``."""
+    return tensor[:, None, :].contiguous()

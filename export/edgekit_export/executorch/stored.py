@@ -1,0 +1,109 @@
+"""The weights in a ``.pte`` file, read back for the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from executorch.exir._serialize import _program as serializer
+from executorch.exir._serialize._flatbuffer_program import _flatbuffer_to_program
+
+from edgekit.errors import InputError
+from edgekit_export.executorch.formats import Format
+from edgekit_export.executorch.pack import Packed, unpack
+from edgekit_export.gate.stored import StoredMatrix
+
+_SCALES = ".scales"
+_LITERAL = "constant."
+
+
+class StoredProgram:
+    """A program's named weights, mapped rather than read; what :class:`StoredModel` is for ONNX.
+
+    Args:
+        path: of the ``.pte`` file.
+        shapes: shapes of the source's weights.
+        tied: other names of weights in ``shapes``.
+
+    Raises:
+        InputError: no such program, or it ends early.
+    """
+
+    def __init__(self, path: Path, shapes: dict[str, tuple[int, ...]], tied: dict[str, str]) -> None:
+        data = np.memmap(path, np.uint8, "r")
+        header = serializer._get_extended_header(bytes(data[:128]))
+        if header is None or header.segment_base_offset + header.segment_data_size > data.size:
+            raise InputError(
+                f"read {path}: not a whole ExecuTorch program", hint="the export is damaged; make it again"
+            )
+        self._data = data
+        self._base = header.segment_base_offset
+        self.program = _flatbuffer_to_program(bytes(data[: header.program_size]))
+        self._named = {entry.key: self.program.segments[entry.segment_index] for entry in self.program.named_data or []}
+        self._shapes, self._tied = shapes, tied
+
+    @property
+    def operators(self) -> list[str]:
+        """Kernels that the program calls outside of delegates, ``name.overload``."""
+        plan = self.program.execution_plan[0]
+        return [f"{item.name}.{item.overload}" if item.overload else item.name for item in plan.operators]
+
+    @property
+    def planned_bytes(self) -> int:
+        """Memory that the runtime will allocate for activations and cache."""
+        return int(sum(self.program.execution_plan[0].non_const_buffer_sizes))
+
+    def matrices(self) -> Iterator[StoredMatrix]:
+        """Every weight that belongs to the source's parameters."""
+        for key, segment in self._named.items():
+            if key.endswith(_SCALES) or key.startswith(_LITERAL):
+                continue
+            name, _, plus = key.partition("+")
+            shape = self._shapes.get(self._tied.get(name, name))
+            if shape is None:
+                continue
+            bits, block = self._storage(key, segment.size, shape)
+            yield StoredMatrix(
+                parts=[name],
+                bits=bits,
+                block=block,
+                symmetric=True,
+                transposed=False,
+                plus=float(plus or 0),
+                tensors={"data": key},
+                shape=list(shape),
+            )
+
+    def values(self, matrix: StoredMatrix) -> torch.Tensor:
+        """The float32 weight that the stored numbers stand for."""
+        key = matrix.tensors["data"]
+        shape = tuple(matrix.shape)
+        if matrix.block is None:
+            return self._array(key, np.float32).reshape(shape)
+        if matrix.bits == 8:
+            stored = Packed(
+                Format("int8-channel"),
+                shape,
+                self._array(key, np.int8).reshape(shape),
+                self._array(key + _SCALES, np.float32),
+            )
+        else:
+            scales = self._array(key + _SCALES, np.int16).view(torch.bfloat16)
+            data = self._array(key, np.uint8).reshape(shape[0], shape[1] // 2)
+            stored = Packed(Format("int4-block", block=matrix.block), shape, data, scales.reshape(shape[0], -1))
+        return unpack(stored)
+
+    def _storage(self, key: str, size: int, shape: tuple[int, ...]) -> tuple[int, int | None]:
+        scales = self._named.get(key + _SCALES)
+        if scales is None:
+            return 32, None
+        count = shape[0] * shape[1]
+        return (8, shape[1]) if size == count else (4, count // (scales.size // 2))
+
+    def _array(self, key: str, dtype: Any) -> torch.Tensor:
+        segment = self._named[key]
+        start = self._base + segment.offset
+        return torch.from_numpy(np.array(self._data[start : start + segment.size]).view(dtype))

@@ -1,0 +1,71 @@
+"""Running an exported ExecuTorch program on the host through ExecuTorch's own Python runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.errors import InputError, UnfaithfulError
+from edgekit_export.gate.divergence import Logits
+from edgekit_export.gate.runner import Runner
+
+
+class ExecutorchRunner(Runner):
+    """One loaded program with its cache.
+
+    Args:
+        model: path of the ``.pte`` file.
+        all_logits: answer with every position's logits. The program has the last one's only, so the tokens are
+            fed one by one: what is judged is what is shipped.
+
+    Raises:
+        InputError: ExecuTorch cannot load it.
+    """
+
+    def __init__(self, model: Path, *, all_logits: bool = False) -> None:
+        # These imports register the kernels that a program may call.
+        import executorch.extension.llm.custom_ops.custom_ops
+        import executorch.kernels.quantized  # noqa: F401
+        from executorch.extension.pybindings.portable_lib import _load_for_executorch
+
+        try:
+            self._module: Any = _load_for_executorch(str(model))
+        except RuntimeError as error:
+            raise InputError(f"load {model}: {error}", hint="the export is damaged; make it again") from error
+        self._all_logits = all_logits
+        self.past = 0
+
+    def reset(self) -> None:
+        """Forget all tokens; stale cache entries beyond the past are never read."""
+        self.past = 0
+
+    def forward(self, tokens: list[int]) -> Logits:
+        """Append ``tokens`` to the past.
+
+        Returns:
+            Float32 logits, ``[1, vocab]`` of the last token, or ``[tokens, vocab]`` with ``all_logits``.
+
+        Raises:
+            UnfaithfulError: logits that are not finite.
+        """
+        calls = [[token] for token in tokens] if self._all_logits else [tokens]
+        logits: Logits = np.concatenate([self._call(call) for call in calls])
+        if not np.isfinite(logits).all():
+            raise UnfaithfulError(
+                f"the export computes logits that are not finite after {self.past} tokens",
+                hint="its weights are damaged, or the recipe's number format overflows on this model",
+            )
+        return logits
+
+    def _call(self, tokens: list[int]) -> Logits:
+        import torch
+
+        ids = torch.tensor([tokens], dtype=torch.long)
+        positions = torch.arange(self.past, self.past + len(tokens), dtype=torch.long)
+        (logits,) = self._module.forward((ids, positions))
+        self.past += len(tokens)
+        # The runtime's memory is written again by the next call.
+        result: Logits = np.array(logits[0].numpy(), np.float32)
+        return result

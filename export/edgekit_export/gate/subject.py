@@ -1,0 +1,86 @@
+"""What the gate needs of an exported model, whatever runtime it is for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from edgekit.progress import Progress
+from edgekit.schema.bundle import GateCheck, OnnxInterface
+from edgekit_export.gate.reference import Reference
+from edgekit_export.gate.rope import check_rope
+from edgekit_export.gate.runner import OnnxRunner, Runner
+from edgekit_export.gate.stored import StoredModel
+from edgekit_export.gate.weights import check_weights
+from edgekit_export.sources import ModelSource
+
+
+class Subject(Protocol):
+    """An exported model under judgement."""
+
+    def full(self) -> Runner:
+        """A session that answers with every position's logits."""
+
+    def shipped(self) -> Runner:
+        """A session of what is shipped, as the device runs it."""
+
+    def structure(self, source: ModelSource, reference: Reference, progress: Progress) -> list[GateCheck]:
+        """What can be checked by reading the file."""
+
+
+class OnnxSubject:
+    """An ONNX graph."""
+
+    def __init__(self, model: Path, interface: OnnxInterface) -> None:
+        self._model, self._interface = model, interface
+
+    def full(self) -> Runner:
+        """The graph with the cut to the last position undone."""
+        return OnnxRunner(self._model, self._interface, all_logits=True)
+
+    def shipped(self) -> Runner:
+        """The graph as it is."""
+        return OnnxRunner(self._model, self._interface)
+
+    def structure(self, source: ModelSource, reference: Reference, progress: Progress) -> list[GateCheck]:
+        """Rotary tables and weights against the source's."""
+        stored = StoredModel(self._model)
+        return [
+            check_rope(stored, source.config),
+            check_weights(stored, source.tensors, source.tied, reference.energy, progress=progress),
+        ]
+
+
+class ExecutorchSubject:
+    """An ExecuTorch program."""
+
+    def __init__(self, model: Path) -> None:
+        self._model = model
+
+    def full(self) -> Runner:
+        """The program fed token by token."""
+        from edgekit_export.gate.executorch_runner import ExecutorchRunner
+
+        return ExecutorchRunner(self._model, all_logits=True)
+
+    def shipped(self) -> Runner:
+        """The program as it is."""
+        from edgekit_export.gate.executorch_runner import ExecutorchRunner
+
+        return ExecutorchRunner(self._model)
+
+    def structure(self, source: ModelSource, reference: Reference, progress: Progress) -> list[GateCheck]:
+        """Weights against the source's, and operators against those the probe has."""
+        from edgekit_export.executorch.audit import check_operators
+        from edgekit_export.executorch.stored import StoredProgram
+
+        stored = StoredProgram(self._model, source.tensors.shapes, source.tied)
+        return [
+            check_operators(stored),
+            check_weights(stored, source.tensors, source.tied, reference.energy, progress=progress),
+        ]
+
+
+def subject_of(model: Path, interface: OnnxInterface | None) -> Subject:
+    """The subject for a bundle's model: a graph with its interface, or a program, which describes itself."""
+    return ExecutorchSubject(model) if interface is None else OnnxSubject(model, interface)

@@ -1,0 +1,183 @@
+"""The two runtimes an export can be for: what differs between them, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from edgekit.errors import MissingToolError, UnsupportedError
+from edgekit.progress import Progress
+from edgekit.schema.bundle import FileRole, OnnxInterface, Runtime, RuntimeName
+from edgekit.schema.recipe import RecipeProfile
+from edgekit_export.fingerprint import versions
+from edgekit_export.gate.reference import Reference
+from edgekit_export.onnx import build_template, write_model
+from edgekit_export.onnx.bind import runtime_options
+from edgekit_export.sources import ModelSource
+
+_INSTALL_EXECUTORCH = "pip install 'edgekit-slm[executorch]'"
+
+
+class HalfWritten(msgspec.Struct, frozen=True, kw_only=True):
+    """One recipe's model as files in the bundle's folder.
+
+    Attributes:
+        model: what the runtime opens.
+        files: role by file name.
+        runtime: as the bundle records it.
+        bits_per_weight: over the source's unique parameters.
+        kept: layers kept in another format, where the recipe mixes.
+    """
+
+    model: Path
+    files: dict[str, FileRole]
+    runtime: Runtime
+    bits_per_weight: float
+    kept: list[str] = msgspec.field(default_factory=list)
+
+    @property
+    def interface(self) -> OnnxInterface | None:
+        """How a graph is fed; None for a program that describes itself."""
+        return self.runtime.onnx
+
+
+class Half(Protocol):
+    """One runtime's side of the pipeline. ``trace`` is done once for all recipes."""
+
+    name: RuntimeName
+    exporter: str
+
+    def refuse(self, profile: RecipeProfile) -> None:
+        """Raise UnsupportedError for a recipe the runtime cannot serve, whatever the model."""
+
+    def trace(self, source: ModelSource, context: int, progress: Progress) -> Any:
+        """The decoder without weights."""
+
+    def write(
+        self,
+        traced: Any,
+        source: ModelSource,
+        profile: RecipeProfile,
+        reference: Reference,
+        directory: Path,
+        progress: Progress,
+    ) -> HalfWritten:
+        """Bind a recipe's weights and write the files."""
+
+
+class OnnxHalf:
+    """onnxruntime on the CPU."""
+
+    name: RuntimeName = "onnxruntime"
+    exporter = "transformers.exporters"
+
+    def refuse(self, profile: RecipeProfile) -> None:
+        """Raise UnsupportedError for a recipe the runtime cannot serve."""
+        runtime_options(profile)
+
+    def trace(self, source: ModelSource, context: int, progress: Progress) -> Any:
+        """The template of the graph."""
+        self._context = context
+        return build_template(source.config, context_length=context, progress=progress)
+
+    def write(
+        self,
+        traced: Any,
+        source: ModelSource,
+        profile: RecipeProfile,
+        reference: Reference,
+        directory: Path,
+        progress: Progress,
+    ) -> HalfWritten:
+        """The graph and its external data."""
+        written = write_model(traced, source.tensors, profile, directory, progress, energy=reference.energy)
+        return HalfWritten(
+            model=written.model,
+            files={written.model.name: "model", written.weights.name: "weights"},
+            runtime=Runtime(
+                name=self.name,
+                backend="cpu",
+                version=versions()["onnxruntime"],
+                opsets=written.opsets,
+                operators=written.operators,
+                context_length=self._context,
+                kv_cache_bytes=written.kv_cache_bytes,
+                onnx=written.interface,
+            ),
+            bits_per_weight=written.bits_per_weight,
+            kept=written.kept,
+        )
+
+
+class ExecutorchHalf:
+    """ExecuTorch with XNNPACK."""
+
+    name: RuntimeName = "executorch"
+    exporter = "edgekit"
+
+    def __init__(self) -> None:
+        from importlib.util import find_spec
+
+        if find_spec("executorch") is None:
+            raise MissingToolError("export: executorch is not installed", hint=_INSTALL_EXECUTORCH)
+
+    def refuse(self, profile: RecipeProfile) -> None:
+        """Raise UnsupportedError for a recipe the runtime cannot serve."""
+        from edgekit_export.executorch.formats import formats_of
+
+        formats_of(profile)
+
+    def trace(self, source: ModelSource, context: int, progress: Progress) -> Any:
+        """The decoder's operations."""
+        from edgekit_export.executorch.decoder import build_decoder
+
+        return build_decoder(source.config, context=context, progress=progress)
+
+    def write(
+        self,
+        traced: Any,
+        source: ModelSource,
+        profile: RecipeProfile,
+        reference: Reference,
+        directory: Path,
+        progress: Progress,
+    ) -> HalfWritten:
+        """The program, one file."""
+        from edgekit_export.executorch.audit import audited
+        from edgekit_export.executorch.write import write_program
+
+        path = directory / "model.pte"
+        written = write_program(
+            traced, source.tensors, profile, path, tied=source.tied, energy=reference.energy, progress=progress
+        )
+        return HalfWritten(
+            model=path,
+            files={path.name: "model"},
+            runtime=Runtime(
+                name=self.name,
+                backend="xnnpack",
+                version=versions()["executorch"],
+                opsets={},
+                operators=audited(written.operators),
+                context_length=traced.context,
+                kv_cache_bytes=written.kv_cache_bytes,
+                planned_bytes=written.planned_bytes,
+            ),
+            bits_per_weight=written.bits_per_weight,
+        )
+
+
+def half_for(name: RuntimeName) -> Half:
+    """The side of the pipeline for a runtime.
+
+    Raises:
+        UnsupportedError: no such runtime.
+        MissingToolError: what it needs is not installed.
+    """
+    if name == "onnxruntime":
+        return OnnxHalf()
+    if name == "executorch":
+        return ExecutorchHalf()
+    raise UnsupportedError(f"no runtime is called {name!r}")

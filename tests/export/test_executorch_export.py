@@ -1,0 +1,276 @@
+"""Exports for ExecuTorch: faithful to the source, each matrix stored once, and damage named by the gate."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+pytest.importorskip("executorch", reason="the ExecuTorch half is not installed")
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config, StableLmConfig
+
+from edgekit.errors import InputError, UnfaithfulError, UnsupportedError
+from edgekit.schema.integrity import check_bundle
+from edgekit.schema.recipe import load_recipe, recipe_names
+from edgekit_export.executorch.decoder import build_decoder
+from edgekit_export.executorch.formats import formats_of
+from edgekit_export.executorch.pack import pack, unpack
+from edgekit_export.executorch.stored import StoredProgram
+from edgekit_export.executorch.write import write_program
+from edgekit_export.gate.executorch_runner import ExecutorchRunner
+from edgekit_export.pipeline import export_bundles, export_onnx, verify
+from edgekit_export.sources.tensors import TensorStore
+
+SOURCE = "arch:smollm2-135m:layers=2"
+CONTEXT = 64
+RECIPES = ["fp32", "w8", "w8a8", "w4a8", "w4a8-b64", "w4a8-e4"]
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 600,
+    "max_position_embeddings": 64,
+    "pad_token_id": None,
+}
+FAMILIES = {
+    "llama, tied": LlamaConfig(**SMALL, tie_word_embeddings=True),
+    "llama, untied, heads wider than hidden / heads": LlamaConfig(**SMALL, head_dim=24),
+    "llama, one kv head": LlamaConfig(**{**SMALL, "num_key_value_heads": 1}),
+    "llama, scaled rope": LlamaConfig(
+        **SMALL,
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 10000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    ),
+    "qwen2, biases": Qwen2Config(**SMALL),
+    "qwen3, norms of q and k": Qwen3Config(**SMALL, head_dim=16),
+    "mistral": MistralConfig(**SMALL, sliding_window=None),
+}
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("executorch")
+    outcomes = export_bundles(SOURCE, RECIPES, ["executorch"], out_dir=out, context_length=CONTEXT)
+    assert [(outcome.recipe, outcome.runtime, outcome.refusal) for outcome in outcomes] == [
+        (recipe, "executorch", None) for recipe in RECIPES
+    ]
+    return out
+
+
+def folder(bundles: Path, recipe: str) -> Path:
+    return bundles / f"smollm2-135m-random-l2-executorch-{recipe}"
+
+
+def run_against_eager(config: object, path: Path, recipe: str = "fp32", steps: int = 4) -> float:
+    """Largest difference from eager over a prompt, single steps, and a second chunk that continues."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape) * (0.3 if parameter.ndim > 1 else 1.0))
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    store = TensorStore({name: tuple(tensor.shape) for name, tensor in weights.items()}, weights.__getitem__)
+    write_program(build_decoder(config, context=CONTEXT), store, load_recipe(recipe), path)
+    tokens = torch.randint(0, config.vocab_size, (1, 30)).tolist()[0]
+    with torch.no_grad():
+        wanted = model(torch.tensor([tokens])).logits[0].numpy()
+    runner = ExecutorchRunner(path)
+    chunks = [tokens[:17], *([token] for token in tokens[17 : 17 + steps]), tokens[17 + steps :]]
+    end, worst = 0, 0.0
+    for chunk in chunks:
+        end += len(chunk)
+        worst = max(worst, float(np.abs(runner.forward(chunk)[-1] - wanted[end - 1]).max()))
+    return worst / float(np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_compute_what_eager_computes(name: str, tmp_path: Path) -> None:
+    assert run_against_eager(FAMILIES[name], tmp_path / "model.pte") < 1e-4
+
+
+def test_what_the_kernel_cannot_do_is_refused_by_name() -> None:
+    with pytest.raises(UnsupportedError, match="sliding window"):
+        build_decoder(MistralConfig(**SMALL, sliding_window=8), context=CONTEXT)
+    # A window that the cache never outgrows is none.
+    build_decoder(MistralConfig(**SMALL, sliding_window=CONTEXT), context=CONTEXT)
+    with pytest.raises(UnsupportedError):
+        build_decoder(StableLmConfig(**SMALL, use_parallel_residual=True, qk_layernorm=True), context=CONTEXT)
+
+
+def test_every_recipe_is_gated_and_whole(bundles: Path) -> None:
+    for recipe in RECIPES:
+        bundle = check_bundle(folder(bundles, recipe))
+        assert bundle.gate.passed
+        assert {"operators", "weights", "shipped graph"} <= {check.name for check in bundle.gate.checks}
+        assert bundle.runtime.planned_bytes is not None
+        assert bundle.runtime.planned_bytes > bundle.runtime.kv_cache_bytes == 2 * 2 * 4 * CONTEXT * 3 * 64
+        assert [entry.path for entry in bundle.files if entry.role == "model"] == ["model.pte"]
+    exact = check_bundle(folder(bundles, "fp32")).gate.figures
+    assert exact.kl_max < 1e-9
+    assert exact.greedy_prefix == exact.greedy_tokens
+
+
+def test_bits_are_those_of_the_file_and_a_tied_matrix_is_stored_once(bundles: Path) -> None:
+    found = {recipe: check_bundle(folder(bundles, recipe)) for recipe in RECIPES}
+    parameters = found["fp32"].architecture.parameters
+    for recipe, limit in {"fp32": 32.0, "w8": 8.2, "w8a8": 8.2, "w4a8": 7.8}.items():
+        bits = found[recipe].recipe.bits_per_weight
+        assert bits <= limit, recipe
+        # Program, delegates and rotary tables come on top of the weights.
+        assert found[recipe].size_bytes < bits * parameters / 8 + 300_000
+    assert found["w4a8-b64"].recipe.bits_per_weight < found["w4a8"].recipe.bits_per_weight
+
+
+def test_delegates_are_as_few_as_attention_allows(bundles: Path) -> None:
+    calls = {f"{op.domain}::{op.op_type}": op.count for op in check_bundle(folder(bundles, "w4a8")).runtime.operators}
+    assert calls["executorch::XnnpackBackend"] == 2 + 1 + 1
+    assert calls["llama::custom_sdpa.out"] == 2
+    # One rounding serves all products that read a value: q/k/v, o, gate/up, down per layer, and the head.
+    assert calls["xnnpack::Convert"] == 4 * 2 + 1
+
+
+def test_verify_judges_an_executorch_bundle_again(bundles: Path) -> None:
+    gate = verify(folder(bundles, "w4a8"))
+    assert gate.passed
+    assert gate.checks[-1].name == "golden record"
+
+
+def damaged(bundles: Path, tmp_path: Path, recipe: str, key: str, damage: object) -> Path:
+    """A copy of a bundle's program with one named tensor's bytes changed."""
+    copy = Path(shutil.copytree(folder(bundles, recipe), tmp_path / "copy"))
+    path = copy / "model.pte"
+    stored = StoredProgram(path, {}, {})
+    segment = stored._named[key]
+    start = stored._base + segment.offset
+    data = bytearray(path.read_bytes())
+    data[start : start + segment.size] = damage(bytes(data[start : start + segment.size]))  # type: ignore[operator]
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("key", "damage", "cause"),
+    [
+        (
+            "model.layers.1.mlp.up_proj.weight.scales",
+            lambda data: np.flip(np.frombuffer(data, np.uint16).reshape(1536, -1), 0).tobytes(),
+            "up_proj",
+        ),
+        (
+            "model.layers.0.self_attn.v_proj.weight",
+            lambda data: bytes(data[len(data) // 2 :] + data[: len(data) // 2]),
+            "v_proj",
+        ),
+        (
+            "model.layers.0.input_layernorm.weight",
+            lambda data: (np.frombuffer(data, np.float32) * np.float32(1.01)).tobytes(),
+            "input_layernorm",
+        ),
+    ],
+)
+def test_damaged_weights_are_named(bundles: Path, tmp_path: Path, key: str, damage: object, cause: str) -> None:
+    from edgekit_export.gate.weights import check_weights
+    from edgekit_export.sources import open_source
+
+    source = open_source(SOURCE)
+    path = damaged(bundles, tmp_path, "w4a8", key, damage)
+    check = check_weights(
+        StoredProgram(path, source.tensors.shapes, source.tied), source.tensors, source.tied, energy={}
+    )
+    assert not check.passed
+    assert cause in (check.cause or "")
+
+
+def test_a_program_cut_short_is_refused(bundles: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.pte"
+    path.write_bytes((folder(bundles, "w4a8") / "model.pte").read_bytes()[:-1000])
+    with pytest.raises(InputError, match="not a whole"):
+        StoredProgram(path, {}, {})
+
+
+def test_a_changed_file_fails_verify(bundles: Path, tmp_path: Path) -> None:
+    damaged(bundles, tmp_path, "w4a8", "model.norm.weight", lambda data: bytes(len(data)))
+    with pytest.raises(InputError, match=r"model\.pte"):
+        verify(tmp_path / "copy")
+
+
+def test_recipes_say_what_executorch_makes_of_them() -> None:
+    for name in [*RECIPES, "w4a8-b128"]:
+        formats_of(load_recipe(name))
+    for name in sorted({"w4", "w4-b128", "w4-mixed", "fp16"} & set(recipe_names())):
+        with pytest.raises(UnsupportedError, match=name):
+            formats_of(load_recipe(name))
+
+
+def test_blocks_that_do_not_divide_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="128"):
+        run_against_eager(FAMILIES["llama, tied"], tmp_path / "model.pte", "w4a8-b128")
+
+
+@pytest.mark.parametrize("storage", ["w4a8", "w8a8"])
+def test_rounding_stays_within_half_a_step(storage: str) -> None:
+    format = formats_of(load_recipe(storage)).linear
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(40, 128, generator=generator)
+    weight[3, :32] = 0
+    packed = pack(weight, format)
+    assert packed.scales is not None
+    assert bool((packed.scales.float() > 0).all())
+    error = (unpack(packed) - weight).abs()
+    if storage == "w8a8":
+        assert bool((error <= weight.abs().amax(1, keepdim=True) / 127 * 0.5 + 1e-6).all())
+    else:
+        blocks = weight.reshape(40, -1, 32).abs().amax(-1)
+        # Clipping may cost an extreme value up to a fifth of its size more than rounding does.
+        assert bool((error.reshape(40, -1, 32).amax(-1) <= blocks * 0.25 + 1e-6).all())
+        best = error.square().mean()
+        plain = (
+            (
+                (
+                    weight.reshape(-1, 32) / (scale := weight.reshape(-1, 32).abs().amax(1, keepdim=True) / 7 + 1e-12)
+                ).round()
+                * scale
+                - weight.reshape(-1, 32)
+            )
+            .square()
+            .mean()
+        )
+        assert best < plain
+
+
+def test_both_runtimes_from_one_call(tmp_path: Path) -> None:
+    outcomes = export_bundles(
+        SOURCE, ["fp32", "w4"], ["onnxruntime", "executorch"], out_dir=tmp_path, context_length=32
+    )
+    assert [(item.runtime, item.recipe, item.refusal is None) for item in outcomes] == [
+        ("onnxruntime", "fp32", True),
+        ("onnxruntime", "w4", True),
+        ("executorch", "fp32", True),
+        ("executorch", "w4", False),
+    ]
+    again = export_onnx(SOURCE, ["fp32"], out_dir=tmp_path, context_length=32)
+    assert again[0].reused
+
+
+def test_a_recipe_that_is_too_coarse_is_not_kept(tmp_path: Path) -> None:
+    strict = load_recipe("w4a8")
+    path = tmp_path / "strict.toml"
+    text = (Path(__file__).parents[2] / "profiles" / "quantization" / "w4a8.toml").read_text()
+    path.write_text(text.replace(f"kl_mean = {strict.thresholds.kl_mean}", "kl_mean = 0.00001"))
+    assert msgspec.structs.asdict(load_recipe(str(path)).thresholds)["kl_mean"] == 0.00001
+    with pytest.raises(UnfaithfulError):
+        export_bundles(SOURCE, [str(path)], ["executorch"], out_dir=tmp_path / "out", context_length=CONTEXT)
+    assert not any((tmp_path / "out").glob("*"))

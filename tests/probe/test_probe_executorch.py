@@ -1,0 +1,237 @@
+"""The probe's ExecuTorch half: its attention against PyTorch's, and its launches like those of the other half."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+pytest.importorskip("executorch", reason="the ExecuTorch half is not installed")
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig
+
+from edgekit.deploy.executorch_probe import SUPPORTED, ExecutorchProbe, ensure_executorch_probe
+from edgekit.errors import UnsupportedError
+from edgekit.resources import device_scripts_dir
+from edgekit.schema import codec
+from edgekit.schema.bundle import Golden
+from edgekit.schema.event import GoldenResult, Hello, TrialResult
+from edgekit.schema.plan import ExecutorchArtefact, Plan, Trial
+from edgekit.schema.recipe import load_recipe
+
+VERSION = SUPPORTED[-1]
+CONTEXT, VOCAB = 96, 600
+TOLERANCE = 1e-4
+BUILD_TIMEOUT_S = 300
+LOOP = """
+#include "attention.h"
+#include "threadpool.h"
+extern "C" __attribute__((visibility("default"))) void run(
+    const float* q, const float* k, const float* v, float* out, long queries, long start, long heads, long kv_heads,
+    long dim, float scale, int threads) {
+  executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(threads);
+  edgekit::Attention task;
+  task.q = q; task.keys = k; task.values = v; task.out = out;
+  task.queries = queries; task.start = start; task.heads = heads; task.kv_heads = kv_heads;
+  task.dim = dim; task.scale = scale;
+  edgekit::attend(task);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def built(abi: str) -> ExecutorchProbe:
+    return ensure_executorch_probe(VERSION, abi)
+
+
+@pytest.fixture(scope="module")
+def probe(built: ExecutorchProbe) -> Path:
+    """What ``launch`` starts in this module."""
+    return built.probe
+
+
+@pytest.fixture(scope="module")
+def kernel(built: ExecutorchProbe, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """The attention kernel as a function, compiled with the probe's own flags."""
+    from edgekit.deploy import executorch_probe as module
+
+    folder = tmp_path_factory.mktemp("kernel")
+    (folder / "loop.cpp").write_text(LOOP)
+    sources = device_scripts_dir() / "probe" / "executorch"
+    package = module._ensure_package(VERSION, built.probe.parent.parent.name, lambda event: None)
+    command = ["g++", *module._COMPILE, "-ffast-math", "-shared", "-fPIC", "-o", str(folder / "kernel.so")]
+    command += [f"-I{sources}", f"-isystem{package / 'include'}", str(sources / "attention.cpp")]
+    command += [str(folder / "loop.cpp"), f"-L{built.probe.parent}", "-l:libexecutorch_threadpool.so"]
+    command += ["-l:libexecutorch.so", f"-Wl,-rpath,{built.probe.parent}"]
+    subprocess.run(command, check=True, timeout=BUILD_TIMEOUT_S)
+    run = ctypes.CDLL(str(folder / "kernel.so")).run
+    pointer = ctypes.c_void_p
+    run.argtypes = [pointer] * 4 + [ctypes.c_long] * 5 + [ctypes.c_float, ctypes.c_int]
+    return run
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kv_heads=st.integers(1, 5),
+    group=st.integers(1, 7),
+    dim=st.sampled_from([1, 3, 8, 16, 20, 33, 64, 80, 96, 100, 128, 192, 256, 512]),
+    queries=st.one_of(st.just(1), st.integers(1, 70)),
+    start=st.one_of(st.just(0), st.integers(0, 200)),
+    scale=st.sampled_from([0.05, 0.125, 1.0]),
+    size=st.sampled_from([0.1, 1.0, 8.0]),
+    threads=st.sampled_from([1, 2]),
+    seed=st.integers(0, 2**31),
+)
+def test_attention_is_what_pytorch_computes(
+    kernel, kv_heads, group, dim, queries, start, scale, size, threads, seed
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    heads, context = kv_heads * group, start + queries + 5
+    q = torch.randn(queries, heads, dim, generator=generator) * size
+    k = torch.randn(context, kv_heads, dim, generator=generator)
+    v = torch.randn(context, kv_heads, dim, generator=generator)
+    # What lies beyond the last position must not be read.
+    k[start + queries :] = torch.nan
+    v[start + queries :] = torch.nan
+    out = torch.full_like(q, torch.nan)
+    kernel(
+        q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), queries, start, heads, kv_heads, dim, scale, threads
+    )
+    seen = start + queries
+    mask = torch.arange(seen)[None] <= start + torch.arange(queries)[:, None]
+    wanted = torch.nn.functional.scaled_dot_product_attention(
+        q.transpose(0, 1).double()[None],
+        k[:seen].repeat_interleave(group, 1).transpose(0, 1).double()[None],
+        v[:seen].repeat_interleave(group, 1).transpose(0, 1).double()[None],
+        attn_mask=mask,
+        scale=scale,
+    )[0].transpose(0, 1)
+    assert float((out.double() - wanted).abs().max()) < TOLERANCE
+
+
+@pytest.fixture(scope="module", params=["fp32", "w4a8"])
+def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model with grouped heads."""
+    from transformers import AutoModelForCausalLM
+
+    from edgekit_export.executorch.decoder import build_decoder
+    from edgekit_export.executorch.write import write_program
+    from edgekit_export.sources.tensors import TensorStore
+
+    config = LlamaConfig(
+        hidden_size=96,
+        intermediate_size=160,
+        num_hidden_layers=3,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        vocab_size=VOCAB,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        pad_token_id=None,
+    )
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    weights = {name: parameter.detach() * 4 for name, parameter in model.named_parameters()}
+    store = TensorStore({name: tuple(tensor.shape) for name, tensor in weights.items()}, weights.__getitem__)
+    path = tmp_path_factory.mktemp("program") / f"{request.param}.pte"
+    write_program(build_decoder(config, context=CONTEXT), store, load_recipe(request.param), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def golden(program: Path) -> Golden:
+    """What ExecuTorch's own Python runtime, with its own attention kernel, computes."""
+    from edgekit_export.gate.executorch_runner import ExecutorchRunner
+    from edgekit_export.gate.golden import record_golden
+
+    # Where activations are rounded to 8 bits, the last bit of a sum may move one of them by a whole step.
+    tolerance = 1e-4 if program.stem == "fp32" else 0.3
+    prompt = list(range(5, 40))
+    return record_golden(ExecutorchRunner(program), prompt, context_length=CONTEXT, tolerance=tolerance)
+
+
+def plan_for(program: Path, trials: list[Trial], golden: Golden | None = None, **changes: object) -> Plan:
+    artefact = ExecutorchArtefact(model_path=str(program), context_length=CONTEXT, vocab=VOCAB)
+    made = Plan(
+        schema_version=1,
+        bundle="0" * 64,
+        artefact=artefact,
+        threads=1,
+        affinity=None,
+        loads=1,
+        trials=trials,
+        golden=golden,
+        seed=1,
+        memory_hz=50,
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+TRIALS = [
+    Trial(id=0, kind="prefill", tokens=CONTEXT),
+    Trial(id=1, kind="decode", tokens=8, depth=CONTEXT - 8),
+    Trial(id=2, kind="prefill", tokens=1),
+    Trial(id=3, kind="decode", tokens=5),
+]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_probe_computes_what_the_host_computed(launch, program: Path, golden: Golden, threads: int) -> None:
+    outcome = launch(plan_for(program, TRIALS, golden, threads=threads, loads=2))
+    assert outcome.exit_code == 0, outcome.stderr
+    hello = outcome.only(Hello)
+    assert (hello.runtime, hello.runtime_version) == ("executorch", VERSION)
+    found = outcome.only(GoldenResult)
+    close = [margin < golden.tolerance for margin in golden.margins]
+    assert all(a == b or near for a, b, near in zip(found.tokens, golden.tokens, close, strict=True))
+    assert float(np.abs(np.array(found.logits) - np.array(golden.logits)).max()) < golden.tolerance
+    results = outcome.all(TrialResult)
+    assert [len(result.token_ns) for result in results] == [1, 8, 1, 5]
+    for result in results:
+        assert result.token_ns == sorted(result.token_ns)
+        assert result.start_ns < result.token_ns[0]
+
+
+def test_a_golden_record_of_another_model_is_told_apart(launch, program: Path, golden: Golden) -> None:
+    other = msgspec.structs.replace(golden, prompt=golden.prompt[::-1])
+    found = launch(plan_for(program, [], other)).only(GoldenResult)
+    assert float(np.abs(np.array(found.logits) - np.array(golden.logits)).max()) > golden.tolerance
+
+
+def test_a_program_that_cannot_be_loaded(launch, program: Path, tmp_path: Path) -> None:
+    whole = program.read_bytes()
+    broken = tmp_path / "broken.pte"
+    for content, said in ((whole[:-4096], "cut short"), (b"", "no ExecuTorch program"), (b"ONNX" * 64, "no Exec")):
+        broken.write_bytes(content)
+        assert said in launch(plan_for(broken, TRIALS)).refused("model", 5)
+    launch(plan_for(tmp_path / "missing.pte", TRIALS)).refused("model", 5)
+
+
+def test_an_operator_the_probe_lacks_is_refused(launch, program: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.pte"
+    other.write_bytes(program.read_bytes().replace(b"llama::custom_sdpa", b"llama::custom_xxxx"))
+    outcome = launch(plan_for(other, TRIALS))
+    assert "operator" in outcome.refused("model", 5)
+    assert "custom_xxxx" in outcome.stderr
+
+
+def test_longer_than_the_context(launch, program: Path) -> None:
+    launch(plan_for(program, [Trial(id=0, kind="prefill", tokens=CONTEXT + 1)])).refused("too_long", 3)
+
+
+def test_a_plan_for_the_other_runtime(launch, program: Path) -> None:
+    plan = codec.encode(plan_for(program, TRIALS)).replace(b'"executorch"', b'"onnxruntime"')
+    launch(plan).refused("unsupported", 4)
+
+
+def test_other_releases_are_refused(abi: str) -> None:
+    with pytest.raises(UnsupportedError, match=r"1\.4\.0"):
+        ensure_executorch_probe("1.4.0", abi)
