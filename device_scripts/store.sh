@@ -47,7 +47,8 @@ survey() { # DIRECTORY THOROUGH
     # Nobody else writes now: the host holds a lock for this device.
     rm -rf "$root"/*.part "$objects"/*.part "$root"/bundles/*.part "$root"/runtimes/*.part 2>/dev/null
     writable=no links=no
-    if { : >"$root/link.part"; } 2>/dev/null; then
+    # Not `:`: in a special builtin a failed redirection would end the shell.
+    if { true >"$root/link.part"; } 2>/dev/null; then
         writable=yes
         # Android's policy, FAT and some overlays refuse hard links.
         ln "$root/link.part" "$root/link2.part" 2>/dev/null && links=yes
@@ -57,16 +58,25 @@ survey() { # DIRECTORY THOROUGH
     while IFS= read -r line; do
         split "$line"
         object=$objects/$sha placed=$root/$directory/$name
-        if intact "$object" "$sha" "$stamps/$sha" "$thorough"; then
+        stamp=$stamps/$sha placed_stamp=$stamps/${directory##*/}.$sha
+        if intact "$object" "$sha" "$stamp" "$thorough"; then
             echo "have $sha"
+            [ "$object" -ef "$placed" ] || intact "$placed" "$sha" "$placed_stamp" "$thorough" || whole=no
+        elif intact "$placed" "$sha" "$placed_stamp" "$thorough"; then
+            # The object was removed or damaged, its copy or other link was not.
+            rm -f "$object" 2>/dev/null
+            if ln "$placed" "$object" 2>/dev/null || cp "$placed" "$object" 2>/dev/null; then
+                write_stamp "$object" "$stamp"
+                write_stamp "$placed" "$placed_stamp"
+                echo "have $sha"
+            else
+                echo "missing $sha"
+            fi
         else
-            rm -f "$object" "$stamps/$sha" 2>/dev/null
+            rm -f "$object" "$stamp" 2>/dev/null
             echo "missing $sha"
+            whole=no
         fi
-        if [ "$object" -ef "$placed" ]; then
-            continue
-        fi
-        intact "$placed" "$sha" "$stamps/${directory##*/}.$sha" "$thorough" || whole=no
     done
     # What is broken there must not be run, and it holds on to space.
     [ "$whole" = yes ] || rm -rf "${root:?}/$directory" "$stamps/${directory##*/}".* 2>/dev/null

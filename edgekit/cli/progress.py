@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,14 +20,20 @@ def shown() -> Iterator[Progress]:
         yield _plain()
 
 
+#: Outside a terminal (a log, CI) long stages say where they are this often, seconds.
+PLAIN_INTERVAL_S = 10.0
+
+
 def _plain() -> Progress:
-    last: list[str] = [""]
+    stage, told_at = "", 0.0
 
     def progress(event: ProgressEvent) -> None:
-        line = f"{event.stage}: {event.detail}" if event.detail else event.stage
-        if line != last[0]:
-            last[0] = line
-            print(line, file=sys.stderr, flush=True)
+        nonlocal stage, told_at
+        if event.stage == stage and time.monotonic() - told_at < PLAIN_INTERVAL_S:
+            return
+        stage, told_at = event.stage, time.monotonic()
+        parts = [f"{event.stage}:" if event.detail or _amount(event) else event.stage, _amount(event), event.detail]
+        print(" ".join(part for part in parts if part), file=sys.stderr, flush=True)
 
     return progress
 

@@ -121,7 +121,8 @@ class Store:
                 return placed
             self._check_room(files, missing, found)
             self._upload(files, missing, progress)
-            self._publish(directory, files)
+            if not found.whole:
+                self._publish(directory, files)
             return placed
 
     def _survey(self, directory: str, files: Sequence[StoreFile], thorough: bool) -> _Survey:

@@ -341,6 +341,9 @@ class _Shell:
         """Hand over output until the command ends; its exit code."""
         try:
             code = self._pump(on_stdout, on_stderr)
+        except WireError:
+            # No way to the device, or no sense in what it says: to hang up, which adbd passes on, is all one can do.
+            raise
         except BaseException:
             # Also when the caller's callback raised: nothing may go on running there unwatched.
             with contextlib.suppress(DeviceFailedError):
@@ -383,8 +386,14 @@ class _Shell:
                         elif kind == EXIT:
                             return payload[0] if payload else 255
                 elif silence.passed:
-                    self._device.stat("/", timeout=LIVENESS_TIMEOUT_S)
+                    self._demand_life()
                     silence = Deadline(LIVENESS_S)
+
+    def _demand_life(self) -> None:
+        try:
+            self._device.stat("/", timeout=LIVENESS_TIMEOUT_S)
+        except DeviceFailedError as error:
+            raise WireError(f"the device is gone ({error.message})") from error
 
     def _send_some(self) -> None:
         sock = self._wire.socket

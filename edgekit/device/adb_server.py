@@ -167,7 +167,9 @@ class AdbServer:
             raise DeviceUnavailableError(
                 f"start an adb server: no adb on the PATH and none in adbutils ({error})", hint=_INSTALL_ADB
             ) from error
-        environment = {key: value for key, value in os.environ.items() if key != "ADB_SERVER_SOCKET"}
+        # With either of these adb takes its own machine for another one, where it starts nothing.
+        remote = ("ADB_SERVER_SOCKET", "ANDROID_ADB_SERVER_ADDRESS")
+        environment = {key: value for key, value in os.environ.items() if key not in remote}
         # Not a pipe: the server inherits it and would keep us waiting for its end for ever.
         with tempfile.TemporaryFile() as output:
             try:

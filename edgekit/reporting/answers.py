@@ -26,10 +26,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Choice:
-    """One bundle in the trade-off of quality, speed and size; ``best`` when none is as good in all three."""
+    """One bundle in the trade-off of quality, decode speed and size; ``beaten_by`` one that is as good in all three."""
 
     row: Row
-    best: bool
+    beaten_by: str | None
 
 
 def answers(runs: Sequence[RunData], comparison: Comparison) -> list[Answer]:
@@ -54,13 +54,13 @@ def answers(runs: Sequence[RunData], comparison: Comparison) -> list[Answer]:
 
 
 def choices(comparison: Comparison) -> list[Choice]:
-    """Each run at its best decode speed, with those marked that no other beats in quality, speed and size at once."""
+    """Each run at its best decode speed, and what beats it in quality, speed and size at once."""
     best: dict[str, Row] = {}
     for row in _headline(comparison.rows, "decode"):
         if row.fidelity == "real" and (row.run not in best or row.median_tok_s > best[row.run].median_tok_s):
             best[row.run] = row
     rows = list(best.values())
-    return [Choice(row, not any(_beats(other, row) for other in rows)) for row in rows]
+    return [Choice(row, next((other.label for other in rows if _beats(other, row)), None)) for row in rows]
 
 
 def by_device(runs: Sequence[RunData]) -> list[list[RunData]]:

@@ -39,6 +39,14 @@ def size(value: float | None) -> str:
     return f"{value / 1024:.2f} KiB" if value >= 1024 else f"{value:.0f} B"
 
 
+def short_size(value: float | None) -> str:
+    """Bytes in binary units with three significant digits at most: ``91.3 MiB``."""
+    if value is None:
+        return MISSING
+    unit, scale = ("GiB", 2**30) if value >= 1000 * 2**20 else ("MiB", 2**20)
+    return f"{number(value / scale)} {unit}"
+
+
 def count(value: float | None) -> str:
     """Parameters as llama-bench writes them: ``134.52 M``."""
     if value is None:

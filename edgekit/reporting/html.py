@@ -19,7 +19,7 @@ from edgekit.errors import HostStorageError, InputError
 from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.reporting import sections
 from edgekit.reporting.answers import Answer, answers, by_device, choices
-from edgekit.reporting.comparison import comparison_table, notes, records_of
+from edgekit.reporting.comparison import notes, records_of
 from edgekit.reporting.formats import plain_text
 from edgekit.reporting.sections import Cells, Plot
 from edgekit.schema.storage import write_atomically
@@ -92,7 +92,7 @@ def render_report(
         title=plain_text(title or _title(runs)),
         subtitle=_subtitle(runs),
         answers=_answers(groups, names, runs),
-        pareto=[choice.row.label for choice in choices(comparison) if choice.best],
+        choices=choices(comparison),
         sections=parts,
         faults=[plain_text(fault, sections.MAX_CELL) for fault in comparison.faults],
         unreal=sorted({row.fidelity for row in comparison.rows if row.fidelity != "real"}),
@@ -115,15 +115,15 @@ def script_json(value: Any) -> str:
 def _sections(
     runs: Sequence[RunData], names: Sequence[str], groups: Sequence[Sequence[RunData]], comparison: Comparison
 ) -> list[Section]:
-    speeds = sections.cells_of(comparison_table(comparison), "All speeds")
+    trade_off = sections.trade_off_plots(comparison, names)
     found = [
         Section(
             "trade-off",
-            "What each costs",
+            "Trade-off",
             "Quality against speed, at each bundle's best number of threads. "
             "The area of a circle stands for the size of the file.",
-            sections.trade_off_plots(comparison, names),
-            [],
+            trade_off,
+            [sections.choice_table(comparison)] if trade_off else [],
         ),
         Section(
             "prefill",
@@ -144,7 +144,7 @@ def _sections(
             "Differences",
             "Ratios with their 95% intervals; a filled point is a difference that is faster or slower beyond chance.",
             sections.ratio_plots(comparison, names),
-            [speeds],
+            [sections.speed_table(comparison)],
             [plain_text(note, sections.MAX_CELL) for note in notes(comparison) if not note.startswith("Missing:")],
         ),
         Section(
@@ -152,7 +152,7 @@ def _sections(
             "Each token",
             "Time of every token over its position: the line is the median, the band the range of the samples.",
             sections.latency_plots(runs, names),
-            [sections.latency_table(comparison)],
+            [sections.first_token_table(comparison), sections.token_table(comparison)],
         ),
         Section(
             "memory",
@@ -178,7 +178,8 @@ def _sections(
         ),
         Section("repeat", "How to repeat", "", [], sections.repeat_tables(runs, names)),
     ]
-    return [section for section in found if section.plots or section.tables]
+    kept = [dataclasses.replace(section, tables=[table for table in section.tables if table.rows]) for section in found]
+    return [section for section in kept if section.plots or section.tables]
 
 
 def _drawn(parts: Sequence[Section], progress: Progress) -> list[Section]:
@@ -192,7 +193,7 @@ def _drawn(parts: Sequence[Section], progress: Progress) -> list[Section]:
         plots = []
         for plot in section.plots:
             progress(ProgressEvent(STAGE, done=done, total=total, unit="plots", detail=plot.title))
-            svg = draw(plot.chart(), name=plot.name, description=plot.description)
+            svg = draw(plot.chart, name=plot.name, description=plot.description)
             plots.append(dataclasses.replace(plot, svg=svg))
             done += 1
         result.append(dataclasses.replace(section, plots=plots))
@@ -209,6 +210,7 @@ def _template() -> Any:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     return environment.get_template("report.html.j2")
 

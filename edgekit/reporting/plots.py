@@ -81,7 +81,7 @@ def ratios(rows: Sequence[Row], labels: Sequence[str], *, baseline: str) -> Any:
 
     values: list[dict[str, Any]] = [
         {
-            "label": f"{row.label} · {row.test} · {row.threads}t",
+            "label": f"{row.label}, {row.test}, {row.threads}t",
             "colour": row.label,
             "ratio": row.ratio.median,
             "low": row.ratio.low if row.ratio.low is not None else row.ratio.median,
@@ -95,9 +95,15 @@ def ratios(rows: Sequence[Row], labels: Sequence[str], *, baseline: str) -> Any:
         if row.ratio is not None
     ]
     ends = [float(entry[key]) for entry in values for key in ("low", "high")]
-    scale = alt.Scale(type="log", domain=[min(0.9, *ends) / 1.05, max(1.1, *ends) * 1.25], nice=False)
+    lowest, highest = min(0.95, *ends), max(1.05, *ends)
+    # Room for the figures at the right, whatever the axis spans.
+    scale = alt.Scale(type="log", domain=[lowest / 1.03, highest * (highest / lowest) ** 0.22], nice=False)
     base = alt.Chart(_data(values)).encode(
-        y=alt.Y("label:N", sort=[entry["label"] for entry in values], title=None),
+        y=alt.Y(
+            "label:N",
+            sort=[entry["label"] for entry in values],
+            axis=alt.Axis(title=None, labelFontSize=11, labelLimit=170),
+        ),
         color=_colours(labels),
     )
     x = alt.X("ratio:Q", scale=scale, axis=alt.Axis(title=f"speed over {baseline} (logarithmic)", format="~r"))
@@ -105,7 +111,9 @@ def ratios(rows: Sequence[Row], labels: Sequence[str], *, baseline: str) -> Any:
     rule = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q")
     point = base.mark_point(size=60, strokeWidth=2).encode(
         x=x,
-        fill=alt.condition("datum.clear", alt.Color("colour:N", legend=None), alt.value("var(--paper)")),
+        fill=alt.condition(
+            "datum.clear", alt.Color("colour:N", scale=_scale(labels), legend=None), alt.value("var(--paper)")
+        ),
         description="about:N",
     )
     text = base.mark_text(align="left", dx=9).encode(x="high:Q", text="text:N", color=alt.value("var(--ink)"))
@@ -115,8 +123,7 @@ def ratios(rows: Sequence[Row], labels: Sequence[str], *, baseline: str) -> Any:
 def trade_off(entries: Sequence[dict[str, Any]], labels: Sequence[str]) -> Any:
     """Quality against speed, the circle's area for the bytes.
 
-    Entries have ``label``, ``kl`` (nats per token), ``speed`` (tokens per second), ``size`` (bytes), ``best``
-    (no other bundle is as good in all three).
+    Entries have ``label``, ``kl`` (nats per token), ``speed`` (tokens per second) and ``size`` (bytes).
     """
     import altair as alt
 
@@ -216,7 +223,7 @@ def memory_over_time(timeline: Timeline, *, limit: float) -> Any:
     top = limit / MIB
     areas = (
         alt.Chart(_data(values))
-        .mark_area(opacity=0.75)
+        .mark_area()
         .encode(
             x=x,
             y=alt.Y(

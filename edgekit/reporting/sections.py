@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from edgekit.analysis import metrics
@@ -14,8 +14,8 @@ from edgekit.analysis.load import RunData
 from edgekit.analysis.metrics import Timeline
 from edgekit.reporting import formats, plots
 from edgekit.reporting.answers import choices
+from edgekit.reporting.comparison import comparison_table, ratio_text, speed_text, verdict_text
 from edgekit.reporting.formats import plain_text
-from edgekit.reporting.tables import Table
 
 #: Paths and kernel versions fit; a device that answers with a novel does not fill the report.
 MAX_CELL = 300
@@ -42,17 +42,20 @@ class Cells:
     titles: list[str]
     rows: list[list[str]]
     right: list[bool]
-    notes: list[str] = field(default_factory=list)
 
-
-def cells_of(table: Table, caption: str) -> Cells:
-    """A table's human columns as text."""
-    return Cells(
-        caption=caption,
-        titles=[entry.title for entry in table.columns],
-        rows=[[entry.text(record) for entry in table.columns] for record in table.records],
-        right=[entry.right for entry in table.columns],
-    )
+    def without_empty_columns(self) -> Cells:
+        """The same without columns in which every row says that nothing is known."""
+        kept = [
+            at
+            for at in range(len(self.titles))
+            if at == 0 or not self.rows or any(row[at] != formats.MISSING for row in self.rows)
+        ]
+        return Cells(
+            self.caption,
+            [self.titles[at] for at in kept],
+            [[row[at] for at in kept] for row in self.rows],
+            [self.right[at] for at in kept],
+        )
 
 
 def texts(caption: str, titles: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[int] = ()) -> Cells:
@@ -62,7 +65,7 @@ def texts(caption: str, titles: Sequence[str], rows: Sequence[Sequence[Any]], *,
         titles=list(titles),
         rows=[[plain_text(value, MAX_CELL) for value in row] for row in rows],
         right=[at in right for at in range(len(titles))],
-    )
+    ).without_empty_columns()
 
 
 def trade_off_plots(comparison: Comparison, labels: Sequence[str]) -> list[Plot]:
@@ -76,7 +79,6 @@ def trade_off_plots(comparison: Comparison, labels: Sequence[str]) -> list[Plot]
             "kl": choice.row.kl_mean,
             "speed": choice.row.median_tok_s,
             "size": choice.row.size_bytes,
-            "best": choice.best,
         }
         for choice in found
     ]
@@ -201,21 +203,86 @@ def memory_plots(runs: Sequence[RunData], labels: Sequence[str], comparison: Com
     return found
 
 
-def latency_table(comparison: Comparison) -> Cells:
-    """Time to first token and percentiles of the tokens after it."""
+def first_token_table(comparison: Comparison) -> Cells:
+    """Time to first token of every prompt length."""
+    rows = [
+        [row.label, str(row.threads), row.test, formats.milliseconds(row.ttft_ms), str(row.samples)]
+        for row in comparison.rows
+        if row.ttft_ms is not None
+    ]
+    titles = ["bundle", "threads", "prompt", "time to first token", "samples"]
+    return texts("Time to first token", titles, rows, right=(1, 3, 4))
+
+
+def token_table(comparison: Comparison) -> Cells:
+    """Percentiles of the time of each token."""
     rows = [
         [
             row.label,
             str(row.threads),
             row.test,
-            formats.milliseconds(row.ttft_ms),
             *(formats.milliseconds(value) for value in (row.token_p50_ms, row.token_p90_ms, row.token_p99_ms)),
-            str(row.samples),
+            str(row.samples * row.tokens),
         ]
         for row in comparison.rows
+        if row.kind == "decode"
     ]
-    titles = ["bundle", "threads", "test", "time to first token", "token p50", "token p90", "token p99", "samples"]
-    return texts("Time to first token and time of each token", titles, rows, right=(1, 3, 4, 5, 6, 7))
+    titles = ["bundle", "threads", "test", "median", "90%", "99%", "tokens timed"]
+    return texts("Time of each token, percentiles", titles, rows, right=(1, 3, 4, 5, 6))
+
+
+def speed_table(comparison: Comparison) -> Cells:
+    """Every speed with its interval, ratio and verdict."""
+    records = comparison_table(comparison).records
+    rows = [
+        [
+            record["label"],
+            record["test"],
+            str(record["threads"]),
+            speed_text(record),
+            formats.interval(record["low_tok_s"], record["high_tok_s"]),
+            str(record["samples"]),
+            ratio_text(record),
+            verdict_text(record),
+        ]
+        for record in records
+    ]
+    titles = [
+        "bundle",
+        "test",
+        "threads",
+        "t/s",
+        "95% interval",
+        "samples",
+        f"vs {comparison.baseline_label}",
+        "verdict",
+    ]
+    return texts("All speeds", titles, rows, right=range(2, 7))
+
+
+def choice_table(comparison: Comparison) -> Cells:
+    """The bundles side by side, each at its fastest decode."""
+    rows = []
+    for choice in choices(comparison):
+        row = choice.row
+        prefills = [
+            entry.median_tok_s
+            for entry in comparison.rows
+            if (entry.run, entry.threads, entry.kind, entry.depth) == (row.run, row.threads, "prefill", row.depth)
+        ]
+        rows.append(
+            [
+                row.label,
+                str(row.threads),
+                formats.number(row.median_tok_s),
+                formats.number(max(prefills, default=None)),
+                formats.number(row.kl_mean, 2),
+                formats.short_size(row.size_bytes),
+                formats.short_size(row.peak_memory_bytes),
+            ]
+        )
+    titles = ["bundle", "threads", "decode", "prefill", "KL", "size", "memory"]
+    return texts("Side by side: tokens per second, mean KL, bytes", titles, rows, right=range(1, 7))
 
 
 def memory_table(comparison: Comparison) -> Cells:

@@ -228,6 +228,9 @@ class Bundle(Document, frozen=True, kw_only=True):
     cost: ExportCost
     versions: dict[str, str]
     created_at: str
+    #: SHA-256 over everything the export was made from (source, recipe, context, versions, code): where it is
+    #: the same, exporting again would give the same bundle.
+    inputs_sha256: str | None = None
 
     @property
     def identity(self) -> str:

@@ -148,7 +148,9 @@ class Board:
 
     def kill_adbd(self) -> None:
         """Kill adbd alone: its connections are closed by the kernel, as when it crashes; then the board ends."""
-        self.execute(["/usr/bin/pkill", "-KILL", "-o", "adbd" if not emulated(self.arch) else "aarch64-binfmt"])
+        name = "aarch64-binfmt" if emulated(self.arch) else "adbd"
+        # The board ends while pkill still runs there, so how that ends tells nothing.
+        self.execute(["/usr/bin/pkill", "-KILL", "-o", name], check=False)
 
     def enter(self, argv: Sequence[str], *, check: bool = True) -> subprocess.CompletedProcess[bytes]:
         """Run a command of the host inside the board's namespaces, past adbd."""
@@ -266,7 +268,8 @@ def adb_server(directory: Path) -> Iterator[dict[str, str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {key: value for key, value in os.environ.items() if key != "ADB_SERVER_SOCKET"}
+    remote = ("ADB_SERVER_SOCKET", "ANDROID_ADB_SERVER_ADDRESS")
+    environment = {key: value for key, value in os.environ.items() if key not in remote}
     # Every name under which versions of adb look for a home; no multicast into the host's networks.
     environment |= {"HOME": str(directory), "ANDROID_USER_HOME": str(directory), "ANDROID_SDK_HOME": str(directory)}
     environment |= {"TMPDIR": str(directory), "ADB_MDNS": "0", "ADB_MDNS_OPENSCREEN": "0", "ADB_MDNS_AUTO_CONNECT": "0"}

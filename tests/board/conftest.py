@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import board as boards
 import pytest
+
+# A small bundle is made there.
+sys.path.append(str(Path(__file__).resolve().parent.parent / "schema"))
 
 
 def _require(arch: boards.Arch) -> None:

@@ -12,6 +12,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,15 @@ _FLAGS = (
     "--remote-debugging-pipe",
 )
 
+#: The browser reads descriptor 3 and writes 4, whatever numbers the pipes got here.
+_ONTO_3_AND_4 = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+os.dup2(ends[0], 3)
+os.dup2(ends[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
 
 def find() -> str | None:
     """Path of an installed Chromium."""
@@ -45,12 +55,9 @@ class Chromium:
     def __init__(self, binary: str, profile: Path) -> None:
         to_browser, self._out = os.pipe()
         self._in, from_browser = os.pipe()
-        os.set_inheritable(to_browser, True)
-        os.set_inheritable(from_browser, True)
-        # The browser reads descriptor 3 and writes 4, whatever numbers the pipes got here.
-        shell = f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}'
+        command = [binary, *_FLAGS, f"--user-data-dir={profile}", "about:blank"]
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", shell, binary, *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            [sys.executable, "-c", _ONTO_3_AND_4, str(to_browser), str(from_browser), *command],
             pass_fds=(to_browser, from_browser),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

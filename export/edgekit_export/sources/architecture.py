@@ -142,10 +142,18 @@ def describe(config: PretrainedConfig, skeleton: Skeleton) -> Architecture:
         parameters=skeleton.parameters,
         tied_embedding=bool(skeleton.tied),
         activation=str(getattr(config, "hidden_act", None) or getattr(config, "hidden_activation", "unknown")),
-        norm_eps=float(getattr(config, "rms_norm_eps", None) or getattr(config, "layer_norm_eps", 0.0)),
+        norm_eps=_norm_eps(config),
         sliding_window=window,
         rope=_rope(config, head_dim),
     )
+
+
+def _norm_eps(config: PretrainedConfig) -> float:
+    for name in ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps"):
+        value = getattr(config, name, None)
+        if isinstance(value, float):
+            return value
+    return 0.0
 
 
 def _ffn(config: PretrainedConfig) -> int:

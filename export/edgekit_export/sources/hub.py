@@ -44,7 +44,6 @@ def open_hub(repository: str, *, revision: str | None, progress: Progress = sile
 
 
 def _snapshot(repository: str, revision: str | None, shown: str, progress: Progress) -> Path:
-    import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -82,7 +81,7 @@ def _snapshot(repository: str, revision: str | None, shown: str, progress: Progr
             f"fetch {shown}: the hub cannot be reached (or HF_HUB_OFFLINE is set) and the model is not in the cache",
             hint="check the network and HF_ENDPOINT; or name a local directory or a GGUF file",
         ) from error
-    except (HfHubHTTPError, httpx.HTTPError) as error:
+    except HfHubHTTPError as error:
         raise InputError(
             f"fetch {shown}: {type(error).__name__}: {_first_line(error)}",
             hint="check the network and HF_ENDPOINT; what was fetched so far is kept",
@@ -94,15 +93,19 @@ def _snapshot(repository: str, revision: str | None, shown: str, progress: Progr
                 f"fetch {shown}: {_first_line(error)}", hint="the download was cut short; try again"
             ) from error
         raise HostStorageError(f"fetch {shown}: {error.strerror} ({error.filename})", hint="free some space") from error
-    except ValueError as error:
-        raise InputError(f"fetch {shown}: {_first_line(error)}") from error
+    # What is left comes from the HTTP library underneath, which changes with huggingface_hub's version.
+    except Exception as error:
+        raise InputError(
+            f"fetch {shown}: {type(error).__name__}: {_first_line(error)}",
+            hint="check the name, the network and HF_ENDPOINT; what was fetched so far is kept",
+        ) from error
 
 
 def _bar(progress: Progress, shown: str) -> type:
     """A stand-in for tqdm that passes a download's bytes on as progress."""
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
-    class Bar(tqdm):  # type: ignore[type-arg]
+    class Bar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self._unit = kwargs.get("unit", "it")
             kwargs.pop("name", None)

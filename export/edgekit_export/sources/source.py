@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrain
 
 from edgekit.errors import InputError
 from edgekit.progress import Progress, ProgressEvent, silent
-from edgekit.schema.bundle import Architecture, Source, Tokenizer
+from edgekit.schema.bundle import Architecture, FileRole, Source, Tokenizer
 from edgekit_export.sources.architecture import Skeleton
 from edgekit_export.sources.tensors import TensorStore
 from edgekit_export.sources.tokenizer import TokenizerSource
@@ -28,6 +27,7 @@ class ModelSource:
         architecture: the facts of the decoder.
         tensors: the weights by transformers' parameter names, float32, each read when asked for.
         tokenizer: the tokenizer and what belongs to it, or None (``arch:`` sources have none).
+        tied: other names of a weight that stands under one name in ``tensors``.
         generation: ``generation_config.json`` of the source, or what stands for it.
     """
 
@@ -52,6 +52,7 @@ class ModelSource:
         self.generation = generation
         self._license_files = license_files or []
         skeleton.check(tensors)
+        self.tied = dict(skeleton.tied)
         self.tensors = tensors.restricted_to(skeleton.shapes)
 
     def load_model(self, *, progress: Progress = silent) -> PreTrainedModel:
@@ -84,7 +85,19 @@ class ModelSource:
         """Every token that ends an answer, as the source's files state them."""
         return self.tokenizer_facts.eos_ids if self.tokenizer_facts else []
 
-    def save_side_files(self, directory: Path) -> dict[str, list[str]]:
+    def tokenizer_digest(self) -> str | None:
+        """SHA-256 over the tokenizer's complete definition and chat template; None without one."""
+        import hashlib
+
+        if self.tokenizer is None:
+            return None
+        tokenizer = self.tokenizer.object
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        definition = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+        template = tokenizer.chat_template
+        return hashlib.sha256(f"{definition}\0{template}\0{tokenizer.special_tokens_map}".encode()).hexdigest()
+
+    def save_side_files(self, directory: Path) -> dict[FileRole, list[str]]:
         """Write everything that belongs to the model but its weights into ``directory``.
 
         Returns:
@@ -92,7 +105,7 @@ class ModelSource:
         """
         import json
 
-        written: dict[str, list[str]] = {"config": ["config.json"]}
+        written: dict[FileRole, list[str]] = {"config": ["config.json"]}
         (directory / "config.json").write_text(
             json.dumps(self.config.to_dict(), indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8"
         )
@@ -140,6 +153,3 @@ def short_name(text: str) -> str:
     if not name:
         raise InputError(f"no name can be made from {text!r}", hint="give the model's file or folder a name")
     return name[:80]
-
-
-Opener = Callable[..., ModelSource]

@@ -1,0 +1,1 @@
+"""The gate: does an export compute what its source computes?"""

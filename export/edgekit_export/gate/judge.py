@@ -1,0 +1,255 @@
+"""The whole gate for one exported model: measure, compare with the recipe's limits, name causes."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from edgekit.errors import UnfaithfulError
+from edgekit.progress import Progress, ProgressEvent, silent
+from edgekit.schema.bundle import Gate, GateCheck, GateFigures, Golden, OnnxInterface, Tokenizer
+from edgekit.schema.recipe import Thresholds
+from edgekit_export.gate.divergence import Divergence, Logits, compare
+from edgekit_export.gate.golden import record_golden
+from edgekit_export.gate.reference import Reference
+from edgekit_export.gate.rope import check_rope
+from edgekit_export.gate.runner import OnnxRunner
+from edgekit_export.gate.stored import StoredModel
+from edgekit_export.gate.tokens import check_end_tokens, check_tokenizer
+from edgekit_export.gate.weights import check_weights
+from edgekit_export.sources import ModelSource
+
+#: The shipped graph is fed this many tokens at once, then this many one by one.
+PREFILL, STEPS = 48, 24
+#: Divergence that grows by more than this from the beginning of a window to its end points at positions.
+GROWTH = 8.0
+
+
+class Judged(msgspec.Struct, frozen=True, kw_only=True):
+    """What the gate found, and the golden record made on the way."""
+
+    gate: Gate
+    golden: Golden
+
+
+def judge(
+    model: Path,
+    interface: OnnxInterface,
+    *,
+    source: ModelSource,
+    reference: Reference,
+    thresholds: Thresholds,
+    tokenizer: Tokenizer | None,
+    context_length: int,
+    golden: Golden | None = None,
+    progress: Progress = silent,
+) -> Judged:
+    """Judge the ONNX model at ``model``, whose folder also holds the bundle's other files.
+
+    Args:
+        model: path of the graph.
+        interface: how it is fed.
+        source: what it was made from.
+        reference: what the source computes.
+        thresholds: limits of the recipe.
+        tokenizer: the facts the manifest states.
+        context_length: of the bundle.
+        golden: an existing record to keep; by default one is made.
+        progress: hears each stage.
+
+    Raises:
+        InputError: the model cannot be loaded.
+        UnfaithfulError: it computes logits that are not finite.
+    """
+    text = reference.text
+    divergence, full = _measure(model, interface, reference, progress)
+    progress(ProgressEvent("gate", detail="shipped graph"))
+    shipped = OnnxRunner(model, interface)
+    step_divergence = _shipped_against_full(shipped, full, text.windows[0], context_length)
+    del full
+    greedy = shipped.greedy(text.prompt, len(reference.greedy), set(source.eos_ids))[0]
+    record = golden or record_golden(
+        shipped, text.prompt, context_length=context_length, tolerance=thresholds.logit_tolerance
+    )
+    del shipped
+    gc.collect()
+
+    figures = GateFigures(
+        tokens=divergence.tokens,
+        kl_mean=divergence.kl_mean(),
+        kl_p99=divergence.kl_quantile(0.99),
+        kl_max=max(divergence.kl),
+        same_top=divergence.top_share(),
+        perplexity=divergence.perplexity(),
+        perplexity_reference=divergence.perplexity_reference(),
+        greedy_prefix=_common_prefix(greedy, reference.greedy),
+        greedy_tokens=len(reference.greedy),
+    )
+    stored = StoredModel(model)
+    structural = [
+        check_rope(stored, source.config),
+        check_weights(stored, source.tensors, source.tied, progress=progress),
+        check_tokenizer(model.parent, source),
+        check_end_tokens(model.parent, source, tokenizer),
+        _check_steps(step_divergence, thresholds),
+    ]
+    quality = quality_checks(figures, thresholds, random=text.random)
+    quality = [check if check.passed else _explained(check, structural, divergence) for check in quality]
+    checks = [*quality, *structural]
+    return Judged(
+        gate=Gate(
+            passed=all(check.passed for check in checks),
+            allowed_unfaithful=False,
+            reference=reference.description,
+            text=text.name,
+            text_sha256=text.sha256,
+            figures=figures,
+            checks=checks,
+        ),
+        golden=record,
+    )
+
+
+def quality_checks(figures: GateFigures, limits: Thresholds, *, random: bool) -> list[GateCheck]:
+    """The figures against the limits.
+
+    On random weights only divergence is judged: their logits are nearly flat, so which token is on top,
+    and what text follows, say nothing.
+    """
+    checks = [
+        _at_most("kl mean", figures.kl_mean, limits.kl_mean),
+        _at_most("kl 99%", figures.kl_p99, limits.kl_p99),
+        _at_most("kl max", figures.kl_max, limits.kl_max),
+    ]
+    ratio = figures.perplexity / figures.perplexity_reference
+    wanted = min(limits.greedy_prefix, figures.greedy_tokens)
+    judged = [
+        GateCheck(
+            name="same top token",
+            passed=figures.same_top >= limits.same_top,
+            found=f"{figures.same_top:.4f}",
+            limit=f"at least {limits.same_top:g}",
+        ),
+        _at_most("perplexity ratio", ratio, limits.perplexity_ratio),
+        GateCheck(
+            name="greedy prefix",
+            passed=figures.greedy_prefix >= wanted,
+            found=f"{figures.greedy_prefix} of {figures.greedy_tokens}",
+            limit=f"at least {wanted}",
+        ),
+    ]
+    if random:
+        judged = [msgspec.structs.replace(check, passed=True, limit="not judged on random weights") for check in judged]
+    return checks + judged
+
+
+def refuse_or_record(gate: Gate, *, what: str, allow: bool) -> Gate:
+    """The gate to record, or a refusal.
+
+    Raises:
+        UnfaithfulError: the gate failed, and the user did not allow that.
+    """
+    if gate.passed:
+        return gate
+    failed = [check for check in gate.checks if not check.passed]
+    if allow:
+        return msgspec.structs.replace(gate, allowed_unfaithful=True)
+    lines = [f"{check.name}: {check.found} ({check.limit})" for check in failed]
+    causes = list(dict.fromkeys(check.cause for check in failed if check.cause))
+    raise UnfaithfulError(
+        f"gate: {what} does not compute what its source computes; failed: {', '.join(check.name for check in failed)}",
+        detail="\n".join([*lines, *(f"cause: {cause}" for cause in causes)]),
+        hint="choose a recipe with more bits, or keep it all the same with --allow-unfaithful",
+    )
+
+
+def _measure(
+    model: Path, interface: OnnxInterface, reference: Reference, progress: Progress
+) -> tuple[Divergence, Logits]:
+    """Divergence over all windows, and the export's logits of the first window's beginning."""
+    runner = OnnxRunner(model, interface, all_logits=True)
+    divergence = Divergence()
+    beginning: Logits | None = None
+    windows = reference.text.windows
+    for index, (window, wanted) in enumerate(zip(windows, reference.logits, strict=True)):
+        progress(ProgressEvent("gate", index, len(windows), "windows"))
+        runner.reset()
+        logits = runner.forward(window)
+        compare(divergence, wanted, logits, window)
+        if beginning is None:
+            beginning = np.array(logits[: PREFILL + STEPS])
+        del logits
+    progress(ProgressEvent("gate", len(windows), len(windows), "windows"))
+    if beginning is None or not divergence.kl:
+        raise UnfaithfulError("gate: the context is too short to judge anything", hint="export with a longer context")
+    return divergence, beginning
+
+
+def _shipped_against_full(shipped: OnnxRunner, full: Logits, window: list[int], context_length: int) -> list[float]:
+    """Divergence of the shipped graph (prefill, then steps on its shared cache) from the judged one, per step."""
+    prefill = max(1, min(PREFILL, len(window) // 2))
+    end = min(prefill + STEPS, len(window), context_length)
+    shipped.reset()
+    rows = [shipped.forward(window[:prefill])[-1]]
+    rows += [shipped.forward([token])[-1] for token in window[prefill:end]]
+    result = []
+    for row, wanted in zip(rows, full[prefill - 1 : end], strict=True):
+        p, q = _log_softmax(wanted), _log_softmax(row)
+        result.append(float(max(0.0, (np.exp(p) * (p - q)).sum())))
+    return result
+
+
+def _check_steps(divergence: list[float], limits: Thresholds) -> GateCheck:
+    mean = float(np.mean(divergence))
+    passed = mean <= limits.kl_mean
+    cause = None
+    if not passed:
+        where = (
+            "the prompt itself" if divergence[0] > limits.kl_p99 else "decoding: the cache is read or written wrongly"
+        )
+        cause = f"the shipped graph differs from the judged one in {where}"
+    return GateCheck(
+        name="shipped graph",
+        passed=passed,
+        found=f"kl mean {mean:.3g} over a prompt and {len(divergence) - 1} steps",
+        limit=f"at most {limits.kl_mean:g} from the judged graph",
+        cause=cause,
+    )
+
+
+def _explained(check: GateCheck, structural: list[GateCheck], divergence: Divergence) -> GateCheck:
+    """The failed check with the likeliest cause: a structural fault if there is one, else what the figures say."""
+    faults = [other.cause for other in structural if not other.passed and other.cause]
+    if faults:
+        cause = "; ".join(faults)
+    elif divergence.growth() > GROWTH:
+        cause = (
+            f"the divergence grows {divergence.growth():.0f}-fold along the text: positions (RoPE, mask or cache) "
+            "are suspect, although the rotary tables are the source's"
+        )
+    else:
+        cause = "weights and positions are as they should be: this is what the recipe's rounding loses on this model"
+    return msgspec.structs.replace(check, cause=cause)
+
+
+def _at_most(name: str, value: float, limit: float) -> GateCheck:
+    return GateCheck(name=name, passed=value <= limit, found=f"{value:.4g}", limit=f"at most {limit:g}")
+
+
+def _common_prefix(ours: list[int], theirs: list[int]) -> int:
+    count = 0
+    for a, b in zip(ours, theirs, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
+
+
+def _log_softmax(row: Logits) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    wide = row.astype(np.float64)
+    wide -= wide.max()
+    result: np.ndarray[tuple[int], np.dtype[np.float64]] = wide - np.log(np.exp(wide).sum())
+    return result

@@ -1,0 +1,275 @@
+"""From a model source to bundles: one load, one trace and one reference pass for any number of recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from edgekit.errors import EdgekitError, InputError, UnfaithfulError, UnsupportedError
+from edgekit.progress import Progress, ProgressEvent, silent
+from edgekit.schema.bundle import MANIFEST, Bundle, BundleFile, FileRole, Recipe, Runtime, RuntimeName
+from edgekit.schema.integrity import check_bundle, describe_file, read_manifest
+from edgekit.schema.recipe import RecipeProfile, load_recipe
+from edgekit_export.bundling import new_bundle, write_manifest
+from edgekit_export.costs import Stages
+from edgekit_export.fingerprint import fingerprint, versions
+from edgekit_export.gate.judge import judge, refuse_or_record
+from edgekit_export.gate.reference import Reference, compute_reference
+from edgekit_export.gate.text import gate_text
+from edgekit_export.onnx import OnnxTemplate, build_template, write_model
+from edgekit_export.onnx.bind import runtime_options
+from edgekit_export.sources import ModelSource, open_source
+from edgekit_export.verification import verify
+
+__all__ = ["ExportOutcome", "export_onnx", "verify"]
+
+RUNTIME: RuntimeName = "onnxruntime"
+BACKEND = "cpu"
+#: Enough for chat and for every usual measurement; a longer cache costs memory on every device.
+DEFAULT_CONTEXT = 2048
+#: Shorter contexts leave the gate nothing to judge.
+MIN_CONTEXT = 16
+
+
+class ExportOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one recipe.
+
+    Attributes:
+        recipe: its name.
+        directory: the bundle's folder; None when the recipe was refused.
+        bundle: the manifest; None when the recipe was refused.
+        reused: the bundle was there already, made from the same things.
+        refusal: why the runtime cannot serve this recipe or model.
+    """
+
+    recipe: str
+    directory: Path | None = None
+    bundle: Bundle | None = None
+    reused: bool = False
+    refusal: str | None = None
+
+
+def export_onnx(
+    source: str,
+    recipes: Sequence[str],
+    *,
+    out_dir: Path,
+    context_length: int | None = None,
+    revision: str | None = None,
+    allow_unfaithful: bool = False,
+    force: bool = False,
+    progress: Progress = silent,
+) -> list[ExportOutcome]:
+    """Export one model in several recipes for onnxruntime, each proven faithful before it is kept.
+
+    Args:
+        source: see :func:`edgekit_export.sources.open_source`.
+        recipes: names of recipes, or paths of recipe files.
+        out_dir: bundles become ``out_dir/MODEL-onnxruntime-RECIPE``.
+        context_length: tokens the KV cache holds; by default 2048, or what the model allows.
+        revision: of a model on the hub.
+        allow_unfaithful: keep what fails the gate, with the override recorded.
+        force: export again what was exported already.
+        progress: hears each stage.
+
+    Returns:
+        One outcome per recipe, in their order. A recipe that the runtime cannot serve is an outcome
+        with its ``refusal``, as long as another recipe can be served.
+
+    Raises:
+        InputError: unknown recipes, a source that cannot be used, a context the model was not made for.
+        UnsupportedError: the architecture, or every recipe, cannot be served.
+        UnfaithfulError: a recipe failed the gate; the others were exported.
+        HostStorageError: the disk is full; nothing half-written remains.
+    """
+    profiles = _unique_recipes(recipes)
+    if context_length is not None and context_length < MIN_CONTEXT:
+        raise InputError(f"a context of {context_length} tokens is too short to check anything: at least {MIN_CONTEXT}")
+    outcomes: dict[str, ExportOutcome | EdgekitError] = {}
+    for profile in profiles:
+        try:
+            runtime_options(profile)
+        except UnsupportedError as error:
+            outcomes[profile.name] = error
+    if len(outcomes) < len(profiles):
+        pending = [profile for profile in profiles if profile.name not in outcomes]
+        _Export(
+            source, out_dir, context_length, revision, allow_unfaithful=allow_unfaithful, force=force, progress=progress
+        ).run(pending, outcomes)
+    return _settle(profiles, outcomes)
+
+
+class _Export:
+    """One call of :func:`export_onnx` from the moment its arguments are known to be sound."""
+
+    def __init__(
+        self,
+        spec: str,
+        out_dir: Path,
+        context_length: int | None,
+        revision: str | None,
+        *,
+        allow_unfaithful: bool,
+        force: bool,
+        progress: Progress,
+    ) -> None:
+        self._stages = Stages()
+        self._progress = progress
+        self._allow_unfaithful = allow_unfaithful
+        self._force = force
+        self._out_dir = out_dir
+        with self._stages.stage("open source"):
+            self._source = open_source(spec, revision=revision, progress=progress)
+            self._context = _context(self._source, context_length)
+
+    def run(self, profiles: list[RecipeProfile], outcomes: dict[str, ExportOutcome | EdgekitError]) -> None:
+        """Export ``profiles`` and put what became of each into ``outcomes``."""
+        keys = {}
+        for profile in profiles:
+            keys[profile.name] = fingerprint(self._source, profile, runtime=RUNTIME, context_length=self._context)
+            found = None if self._force else self._existing(profile, keys[profile.name])
+            if found is not None:
+                outcomes[profile.name] = found
+        pending = [profile for profile in profiles if profile.name not in outcomes]
+        if not pending:
+            return
+        with self._stages.stage("trace"):
+            template = build_template(self._source.config, context_length=self._context, progress=self._progress)
+        with self._stages.stage("reference"):
+            text = gate_text(self._source, self._context)
+            reference = compute_reference(self._source, text, context_length=self._context, progress=self._progress)
+        for profile in pending:
+            self._progress(ProgressEvent("recipe", detail=profile.name))
+            try:
+                outcomes[profile.name] = self._one(profile, template, reference, keys[profile.name])
+            except (UnsupportedError, UnfaithfulError) as error:
+                outcomes[profile.name] = error
+
+    def _target(self, profile: RecipeProfile) -> Path:
+        return self._out_dir / f"{self._source.name}-{RUNTIME}-{profile.name}"
+
+    def _existing(self, profile: RecipeProfile, key: str) -> ExportOutcome | None:
+        """The bundle that an earlier export of exactly the same left, if it is whole."""
+        target = self._target(profile)
+        if not (target / MANIFEST).is_file():
+            return None
+        try:
+            bundle = read_manifest(target)
+            if bundle.inputs_sha256 != key or not (bundle.gate.passed or self._allow_unfaithful):
+                return None
+            check_bundle(target, progress=self._progress)
+        except (InputError, UnsupportedError):
+            return None
+        return ExportOutcome(recipe=profile.name, directory=target, bundle=bundle, reused=True)
+
+    def _one(self, profile: RecipeProfile, template: OnnxTemplate, reference: Reference, key: str) -> ExportOutcome:
+        stages = self._stages.copy()
+        source = self._source
+        target = self._target(profile)
+        with new_bundle(target) as directory:
+            with stages.stage("write"):
+                written = write_model(template, source.tensors, profile, directory, self._progress)
+                side_files = source.save_side_files(directory)
+            with stages.stage("gate"):
+                judged = judge(
+                    written.model,
+                    written.interface,
+                    source=source,
+                    reference=reference,
+                    thresholds=profile.thresholds,
+                    tokenizer=source.tokenizer_facts,
+                    context_length=self._context,
+                    progress=self._progress,
+                )
+            gate = refuse_or_record(judged.gate, what=target.name, allow=self._allow_unfaithful)
+            with stages.stage("hash"):
+                files = _describe(directory, written.model, written.weights, side_files)
+            settings = msgspec.to_builtins(profile)
+            if written.kept:
+                settings["kept"] = written.kept
+            bundle = Bundle(
+                schema_version=Bundle.SCHEMA_VERSION,
+                model=source.name,
+                source=source.identity,
+                architecture=source.architecture,
+                recipe=Recipe(name=profile.name, settings=settings, bits_per_weight=written.bits_per_weight),
+                runtime=Runtime(
+                    name=RUNTIME,
+                    backend=BACKEND,
+                    version=versions()["onnxruntime"],
+                    opsets=written.opsets,
+                    operators=written.operators,
+                    context_length=self._context,
+                    kv_cache_bytes=written.kv_cache_bytes,
+                    onnx=written.interface,
+                ),
+                tokenizer=source.tokenizer_facts,
+                files=files,
+                gate=gate,
+                golden=judged.golden,
+                exporter="transformers.exporters",
+                cost=stages.cost(),
+                versions=versions(),
+                created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                inputs_sha256=key,
+            )
+            write_manifest(directory, bundle)
+        return ExportOutcome(recipe=profile.name, directory=target, bundle=bundle)
+
+
+def _unique_recipes(names: Sequence[str]) -> list[RecipeProfile]:
+    if not names:
+        raise InputError("export: no recipe was named", hint="for example fp32, w8 or w4")
+    profiles: dict[str, RecipeProfile] = {}
+    for name in dict.fromkeys(names):
+        profile = load_recipe(name)
+        if profile.name in profiles:
+            raise InputError(f"two recipes are called {profile.name!r}", hint="rename one of the recipe files")
+        profiles[profile.name] = profile
+    return list(profiles.values())
+
+
+def _context(source: ModelSource, asked: int | None) -> int:
+    limit = source.architecture.max_position
+    if asked is None:
+        return min(DEFAULT_CONTEXT, limit)
+    if asked > limit:
+        raise InputError(
+            f"a context of {asked} tokens: {source.name} was made for at most {limit}", hint="ask for a shorter one"
+        )
+    return asked
+
+
+def _describe(directory: Path, model: Path, weights: Path, side_files: dict[FileRole, list[str]]) -> list[BundleFile]:
+    files = [describe_file(directory, model.name, "model"), describe_file(directory, weights.name, "weights")]
+    for role, names in side_files.items():
+        files += [describe_file(directory, name, role) for name in names]
+    return files
+
+
+def _settle(profiles: list[RecipeProfile], outcomes: dict[str, ExportOutcome | EdgekitError]) -> list[ExportOutcome]:
+    """The outcomes in order; raises when a gate failed, or when nothing could be served."""
+    found = [(profile.name, outcomes[profile.name]) for profile in profiles]
+    unfaithful = [error for _, error in found if isinstance(error, UnfaithfulError)]
+    if len(unfaithful) == 1:
+        raise unfaithful[0]
+    if unfaithful:
+        raise UnfaithfulError(
+            f"gate: {len(unfaithful)} of {len(found)} recipes failed",
+            detail="\n".join(f"{error.message}\n{error.detail or ''}" for error in unfaithful),
+            hint=unfaithful[0].hint,
+        )
+    refused = [error for _, error in found if isinstance(error, EdgekitError)]
+    if len(refused) == len(found):
+        if len(refused) == 1:
+            raise refused[0]
+        raise UnsupportedError(
+            "none of the recipes can be served", detail="\n".join(error.message for error in refused)
+        )
+    return [
+        ExportOutcome(recipe=name, refusal=outcome.message) if isinstance(outcome, EdgekitError) else outcome
+        for name, outcome in found
+    ]

@@ -1,0 +1,280 @@
+"""The store on a device: nothing is sent twice, nothing broken is kept, nothing half-made is seen."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from board import Board
+from userland import SYSTEMS, Userland, install
+
+from edgekit.deploy.push import push_files
+from edgekit.deploy.store import RESERVE_BYTES, Store, StoreFile
+from edgekit.device import conditions, facts
+from edgekit.device.base import Device
+from edgekit.device.local import LocalDevice
+from edgekit.errors import DeviceFailedError, EdgekitError
+from edgekit.progress import ProgressEvent
+
+MIB = 1 << 20
+board_test = pytest.mark.board
+
+
+@pytest.fixture(params=["local", *(pytest.param(name, marks=board_test) for name in ("debian", *SYSTEMS))])
+def device(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Userland:
+    """This machine, and boards of each kind of shell and tools; the store is empty."""
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    if request.param == "local":
+        return Userland(LocalDevice(tmp_path / "root with spaces"))
+    board: Board = request.getfixturevalue("x86_board")
+    root = f"/data/local/tmp/{request.param} {os.urandom(4).hex()}"
+    path = install(board, request.param) if request.param in SYSTEMS else None
+    return Userland(board.device(root), path)
+
+
+def file(folder: Path, name: str, data: bytes, *, executable: bool = False) -> StoreFile:
+    local = folder / hashlib.sha256(name.encode()).hexdigest()[:8]
+    local.write_bytes(data)
+    return StoreFile(name, local, len(data), hashlib.sha256(data).hexdigest(), executable)
+
+
+def content(device: Device, path: str) -> bytes:
+    done = device.run(["cat", path])
+    assert done.exit_code == 0, done.stderr
+    return done.stdout
+
+
+def listing(device: Device, folder: str = "") -> list[str]:
+    """Every file of the store, relative to its root."""
+    done = device.run(["find", ".", "-type", "f"], cwd=f"{device.root}{folder}")
+    return sorted(line[2:] for line in done.stdout.decode().splitlines())
+
+
+def test_contents_are_sent_once_and_shared(device: Userland, tmp_path: Path) -> None:
+    model = file(tmp_path, "model.onnx", b"graph")
+    weights = file(tmp_path, "deep/er/weights ü.bin", os.urandom(3 * MIB))
+    twin = file(tmp_path, "twin.bin", (tmp_path / weights.local).read_bytes())
+    empty = file(tmp_path, "empty", b"")
+    store = Store(device)
+    told: list[ProgressEvent] = []
+
+    first = store.place("bundles", [model, weights, twin, empty], progress=told.append)
+    assert (first.bytes_sent, first.bytes_reused) == (5 + 3 * MIB, 0)
+    assert len(device.pushed) == 3
+    for one in (model, weights, twin, empty):
+        assert content(device, f"{first.directory}/{one.name}") == one.local.read_bytes()
+    assert told[-1].done == told[-1].total == first.bytes_sent
+    shared = f'[ "$1/objects/{weights.sha256}" -ef "$2/{weights.name}" ] && [ "$2/{weights.name}" -ef "$2/twin.bin" ]'
+    assert device.run(["sh", "-c", shared, "sh", device.root, first.directory]).exit_code == 0
+
+    device.pushed.clear()
+    assert store.place("bundles", [weights, twin, empty, model]).bytes_sent == 0
+    second = store.place("bundles", [file(tmp_path, "model.onnx", b"other"), weights])
+    assert (second.bytes_sent, second.bytes_reused) == (5, 3 * MIB)
+    assert len(device.pushed) == 1
+    assert content(device, f"{first.directory}/model.onnx") == b"graph"
+    assert content(device, f"{second.directory}/model.onnx") == b"other"
+    assert not [name for name in listing(device) if ".part" in name]
+
+
+@pytest.mark.parametrize("target", ["objects", "bundles"])
+@pytest.mark.parametrize("thorough", [False, True])
+def test_what_was_changed_on_the_device_is_found_and_healed(
+    device: Userland, tmp_path: Path, target: str, thorough: bool
+) -> None:
+    weights = file(tmp_path, "weights", bytes(MIB))
+    model = file(tmp_path, "model", b"graph")
+    placed = Store(device).place("bundles", [weights, model])
+    victim = f"{device.root}/objects/{weights.sha256}" if target == "objects" else f"{placed.directory}/weights"
+    # One byte, size and modification time as before.
+    damage = (
+        'cp -p "$1" "$2"; printf X | dd of="$1" bs=1 seek=1000 conv=notrunc 2>/dev/null; touch -r "$2" "$1"; rm "$2"'
+    )
+    device.run(["chmod", "600", victim])
+    assert device.plain.run(["sh", "-c", damage, "sh", victim, f"{device.root}/copy"]).exit_code == 0
+    assert content(device, f"{placed.directory}/weights") != weights.local.read_bytes()
+    device.pushed.clear()
+
+    healed = Store(device).place("bundles", [weights, model], thorough=thorough)
+    assert (healed.bytes_sent, healed.bytes_reused) == (MIB, 5)
+    assert content(device, f"{placed.directory}/weights") == weights.local.read_bytes()
+    assert Store(device).place("bundles", [weights, model]).bytes_sent == 0
+
+
+def test_what_was_removed_or_replaced_comes_back(device: Userland, tmp_path: Path) -> None:
+    files = [file(tmp_path, "a", b"A" * 1000), file(tmp_path, "b", b"B" * 1000)]
+    placed = Store(device).place("bundles", files)
+    device.run(["rm", "-f", f"{placed.directory}/a"])
+    assert Store(device).place("bundles", files).bytes_sent == 0
+    device.run(["sh", "-c", 'rm -f "$1"; ln -s /etc/hostname "$1"', "sh", f"{placed.directory}/b"])
+    assert Store(device).place("bundles", files).bytes_sent == 0
+    device.run(["rm", "-rf", f"{device.root}/objects"])
+    Store(device).place("bundles", files)
+    for one in files:
+        assert content(device, f"{placed.directory}/{one.name}") == one.local.read_bytes()
+    device.run(["rm", "-rf", device.root])
+    assert Store(device).place("bundles", files).bytes_sent == 2000
+
+
+def test_devices_that_refuse_links_get_copies(device: Userland, tmp_path: Path) -> None:
+    shim = f"{device.root}/shim"
+    path = device.run(["printenv", "PATH"]).stdout.decode().strip() or "/usr/bin:/bin"
+    device.run(["sh", "-c", 'mkdir -p "$1"; printf "#!/bin/sh\\nexit 1\\n" >"$1/ln"; chmod 755 "$1/ln"', "sh", shim])
+    refusing = Userland(device, f"{shim}:{path}")
+    files = [
+        file(tmp_path, "weights", os.urandom(MIB)),
+        file(tmp_path, "run", b"#!/bin/sh\necho ok\n", executable=True),
+    ]
+    placed = Store(refusing).place("bundles", files)
+    inode = f'[ "$1/objects/{files[0].sha256}" -ef "$2/weights" ]'
+    assert refusing.run(["sh", "-c", inode, "sh", device.root, placed.directory]).exit_code == 1
+    assert content(device, f"{placed.directory}/weights") == files[0].local.read_bytes()
+    assert device.run([f"{placed.directory}/run"]).stdout == b"ok\n"
+    assert Store(refusing).place("bundles", files).bytes_sent == 0
+    damage = 'chmod 600 "$1"; printf X | dd of="$1" bs=1 seek=1000 conv=notrunc 2>/dev/null'
+    device.plain.run(["sh", "-c", damage, "sh", f"{placed.directory}/weights"])
+    assert Store(refusing).place("bundles", files).bytes_sent == 0  # the object was not touched
+    assert content(device, f"{placed.directory}/weights") == files[0].local.read_bytes()
+
+
+def test_programs_can_be_run(device: Userland, tmp_path: Path) -> None:
+    program = tmp_path / "hello"
+    program.write_text('#!/bin/sh\necho hello from $(dirname "$0")\n')
+    shutil.copy(program, tmp_path / "data")
+    if device.name == "local":
+        # Used where it lies: what was built for this machine is executable already.
+        program.chmod(0o755)
+    placed = push_files(device, {"hello": program, "lib.so": tmp_path / "data"})
+    assert device.run([placed["hello"]]).stdout.startswith(b"hello from /")
+    assert push_files(device, {"hello": program, "lib.so": tmp_path / "data"}) == placed
+    if device.name != "local":
+        assert Path(placed["hello"]).parent == Path(placed["lib.so"]).parent
+        assert len(device.pushed) == 1
+
+
+def test_an_interrupted_push_leaves_only_parts_which_the_next_removes(device: Userland, tmp_path: Path) -> None:
+    files = [file(tmp_path, "a", os.urandom(2 * MIB)), file(tmp_path, "b", os.urandom(4 * MIB))]
+
+    def interrupt(event: ProgressEvent) -> None:
+        if (event.done or 0) > 4 * MIB:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Store(device).place("bundles", files, progress=interrupt)
+    assert listing(device, "/bundles") == []
+    # adbd itself removes what it could not finish, where it still can.
+    left = [name for name in listing(device) if name.startswith("objects/")]
+    assert set(left) <= {f"objects/{files[0].sha256}", f"objects/{files[1].sha256}.part"}
+    assert device.name != "local" or len(left) == 2
+    device.pushed.clear()
+    placed = Store(device).place("bundles", files)
+    assert placed.bytes_reused == 2 * MIB
+    assert len(device.pushed) == 1
+    assert not [name for name in listing(device) if ".part" in name]
+
+
+def test_a_file_that_arrives_damaged_is_not_taken_in(device: Userland, tmp_path: Path) -> None:
+    honest = file(tmp_path, "weights", b"honest" * 1000)
+    honest.local.write_bytes(b"edited" * 1000)  # after its digest was taken
+    with pytest.raises(DeviceFailedError, match="verify weights") as caught:
+        Store(device).place("bundles", [honest])
+    assert honest.sha256 in str(caught.value)
+    assert listing(device) == []
+
+
+def test_pushes_from_several_processes_take_turns(device: Userland, tmp_path: Path) -> None:
+    files = [file(tmp_path, "weights", os.urandom(4 * MIB))]
+    results, errors = [], []
+
+    def push() -> None:
+        try:
+            results.append(Store(device).place("bundles", files))
+        except EdgekitError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=push) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert sorted(placed.bytes_sent for placed in results) == [0, 0, 4 * MIB]
+
+
+@pytest.mark.parametrize("system", [pytest.param(name, marks=board_test) for name in SYSTEMS])
+def test_facts_and_conditions_under_other_shells(x86_board: Board, system: str) -> None:
+    device = Userland(x86_board.device(), install(x86_board, system))
+    theirs, ours = facts.gather(device), facts.gather(x86_board.device())
+    assert (theirs.abi, theirs.cpus, theirs.memory_bytes) == (ours.abi, ours.cpus, ours.memory_bytes)
+    assert theirs.fidelity == "real"
+    assert theirs.free_bytes is not None
+    felt = conditions.read(device)
+    assert felt.load_1m is not None
+    assert felt.memory_available_bytes is not None
+
+
+@board_test
+def test_no_room_is_said_before_anything_is_sent(new_board: Callable[..., Board], tmp_path: Path) -> None:
+    device = Userland(new_board(storage_bytes=RESERVE_BYTES + 8 * MIB).device())
+    small = [file(tmp_path, "small", os.urandom(MIB))]
+    kept = Store(device).place("bundles", small)
+    device.pushed.clear()
+    with pytest.raises(DeviceFailedError, match=r"are needed, .* are free") as caught:
+        Store(device).place("bundles", [*small, file(tmp_path, "big", os.urandom(9 * MIB))])
+    assert caught.value.device == device.name
+    assert device.pushed == []
+    assert content(device, f"{kept.directory}/small") == small[0].local.read_bytes()
+    # What lies there already needs no room: the rest fits.
+    assert Store(device).place("bundles", [*small, file(tmp_path, "fits", os.urandom(6 * MIB))]).bytes_reused == MIB
+
+
+@board_test
+def test_storage_that_fills_up_during_a_push(new_board: Callable[..., Board], tmp_path: Path) -> None:
+    board = new_board(storage_bytes=64 * MIB)
+    device = Userland(board.device())
+    kept = Store(device).place("bundles", [file(tmp_path, "small", b"small")])
+    filled = []
+
+    def fill(event: ProgressEvent) -> None:
+        if event.done and not filled:
+            filled.append(board.execute(["dd", "if=/dev/zero", "of=/data/local/tmp/hog", "bs=1M"], check=False))
+
+    with pytest.raises(DeviceFailedError, match="No space left") as caught:
+        Store(device).place("bundles", [file(tmp_path, "big", os.urandom(40 * MIB))], progress=fill)
+    assert filled
+    assert "make room" in (caught.value.hint or "")
+    assert not [name for name in listing(device) if ".part" in name]
+    assert content(device, f"{kept.directory}/small") == b"small"
+    board.execute(["rm", "/data/local/tmp/hog"])
+    assert Store(device).place("bundles", [file(tmp_path, "big", os.urandom(40 * MIB))]).bytes_sent == 40 * MIB
+
+
+@board_test
+def test_read_only_storage(new_board: Callable[..., Board], tmp_path: Path) -> None:
+    board = new_board(storage_bytes=64 * MIB)
+    device = Userland(board.device())
+    files = [file(tmp_path, "small", b"small")]
+    placed = Store(device).place("bundles", files)
+    board.remount("ro")
+    # All there: nothing needs to be written.
+    assert Store(device).place("bundles", files) == type(placed)(placed.directory, 0, 5)
+    with pytest.raises(DeviceFailedError, match="cannot be written"):
+        Store(device).place("bundles", [file(tmp_path, "more", b"more")])
+    with pytest.raises(DeviceFailedError, match="Read-only"):
+        Store(Userland(board.device("/data/local/tmp/elsewhere"))).place("bundles", files)
+
+
+@board_test
+def test_storage_from_which_nothing_may_run(new_board: Callable[..., Board], tmp_path: Path) -> None:
+    board = new_board(storage_bytes=64 * MIB)
+    board.remount("noexec")
+    device = board.device()
+    (tmp_path / "hello").write_text("#!/bin/sh\necho hello\n")
+    with pytest.raises(DeviceFailedError, match="publish") as caught:
+        push_files(device, {"hello": tmp_path / "hello"})
+    assert "noexec" in str(caught.value)
