@@ -6,7 +6,7 @@ Use them from the package itself: ``edgekit.export(...)``, ``edgekit.probe(...)`
 from edgekit.api.analysing import compare, report
 from edgekit.api.delivering import push
 from edgekit.api.exporting import export, verify
-from edgekit.api.informing import devices, doctor, models
+from edgekit.api.informing import devices, doctor, model, models
 from edgekit.api.measuring import probe, pull
 from edgekit.api.running import run
 
@@ -15,6 +15,7 @@ __all__ = [
     "devices",
     "doctor",
     "export",
+    "model",
     "models",
     "probe",
     "pull",
