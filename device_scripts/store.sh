@@ -1,11 +1,14 @@
-# The store on a device: objects by SHA-256, directories made of hard links to them (see edgekit/deploy/store.py).
+# The store on a device: each content once, in directories that appear whole (see edgekit/deploy/store.py).
 # Run as `sh -c SCRIPT sh COMMAND ROOT ...`; must work with toybox (Android), busybox and dash.
-#   survey ROOT DIRECTORY THOROUGH   files on stdin; tells what is there, removes what is broken or left over
+#   survey ROOT DIRECTORY THOROUGH   files on stdin; tells what is there
+#   clear ROOT DIRECTORY             files on stdin; removes a directory that is not whole, keeping what is good of it
 #   accept ROOT SHA256 MODE          takes an uploaded object in, once it proves to be what it should be
 #   publish ROOT DIRECTORY           files on stdin; makes the directory appear, whole, by one rename
 # A file is a line "SHA256 MODE NAME".
 #
-# Layout:  ROOT/objects/SHA256   ROOT/stamps/...   ROOT/bundles/ID/...   ROOT/runtimes/ID/...   *.part is unfinished.
+# Layout:  ROOT/objects/SHA256   ROOT/bundles/ID/...   ROOT/runtimes/ID/...   ROOT/stamps/...   *.part is unfinished.
+# Files in directories are hard links to objects. Where links are refused (Android's policy), an object moves into
+# the first directory that needs it, and ROOT/objects/SHA256.at says where it went; further ones get copies.
 # A stamp is what `stat` said of a file when its digest was last found right. While it says the same, nobody wrote
 # to the file, and it need not be read again. The change time is part of it, which no program can set.
 set -u
@@ -19,6 +22,10 @@ die() {
 stamp_of() { stat -c '%i %s %y %z' "$1" 2>/dev/null; }
 write_stamp() { # FILE STAMP
     { stamp_of "$1" >"$2"; } 2>/dev/null
+    return 0
+}
+write_line() { # TEXT FILE
+    { echo "$1" >"$2"; } 2>/dev/null
     return 0
 }
 digest_of() {
@@ -35,9 +42,18 @@ intact() { # FILE SHA256 STAMP THOROUGH
     [ "$(digest_of "$1")" = "$2" ] || return 1
     write_stamp "$1" "$3"
 }
-split() { # LINE
+split() { # LINE: sets sha, mode, name, and where the file's content may lie with the stamps of each place
     sha=${1%% *} rest=${1#* }
     mode=${rest%% *} name=${rest#* }
+    object=$objects/$sha stamp=$stamps/$sha
+    placed=$root/$directory/$name placed_stamp=$stamps/${directory##*/}.$sha
+}
+elsewhere() { # sets where the object went, relative to ROOT, and the stamp of it there
+    at=
+    [ -r "$object.at" ] && IFS= read -r at <"$object.at"
+    [ -n "$at" ] || return 1
+    at_id=${at#*/}
+    at_stamp=$stamps/${at_id%%/*}.$sha
 }
 
 survey() { # DIRECTORY THOROUGH
@@ -50,41 +66,60 @@ survey() { # DIRECTORY THOROUGH
     # Not `:`: in a special builtin a failed redirection would end the shell.
     if { true >"$root/link.part"; } 2>/dev/null; then
         writable=yes
-        # Android's policy, FAT and some overlays refuse hard links.
         ln "$root/link.part" "$root/link2.part" 2>/dev/null && links=yes
         rm -f "$root/link.part" "$root/link2.part"
     fi
     whole=yes
     while IFS= read -r line; do
         split "$line"
-        object=$objects/$sha placed=$root/$directory/$name
-        stamp=$stamps/$sha placed_stamp=$stamps/${directory##*/}.$sha
         if intact "$object" "$sha" "$stamp" "$thorough"; then
             echo "have $sha"
             [ "$object" -ef "$placed" ] || intact "$placed" "$sha" "$placed_stamp" "$thorough" || whole=no
-        elif intact "$placed" "$sha" "$placed_stamp" "$thorough"; then
-            # The object was removed or damaged, its copy or other link was not.
-            rm -f "$object" 2>/dev/null
-            if ln "$placed" "$object" 2>/dev/null || cp "$placed" "$object" 2>/dev/null; then
+            continue
+        fi
+        rm -f "$object" "$stamp" 2>/dev/null
+        if intact "$placed" "$sha" "$placed_stamp" "$thorough"; then
+            echo "have $sha"
+            if [ "$links" = yes ] && ln "$placed" "$object"; then
                 write_stamp "$object" "$stamp"
                 write_stamp "$placed" "$placed_stamp"
-                echo "have $sha"
-            else
-                echo "missing $sha"
             fi
+            continue
+        fi
+        whole=no
+        if elsewhere && intact "$root/$at" "$sha" "$at_stamp" "$thorough"; then
+            echo "have $sha"
+            echo "copy $sha"
         else
-            rm -f "$object" "$stamp" 2>/dev/null
+            rm -f "$object.at" 2>/dev/null
             echo "missing $sha"
-            whole=no
         fi
     done
-    # What is broken there must not be run, and it holds on to space.
-    [ "$whole" = yes ] || rm -rf "${root:?}/$directory" "$stamps/${directory##*/}".* 2>/dev/null
     echo "whole $whole"
     echo "links $links"
     echo "writable $writable"
+    room
+}
+
+room() {
     echo "disk"
     df -kP "$root"
+}
+
+clear() { # DIRECTORY
+    directory=$1
+    while IFS= read -r line; do
+        split "$line"
+        # Just surveyed, so stamps tell what is good.
+        if [ ! -e "$object" ] && intact "$placed" "$sha" "$placed_stamp" no; then
+            mv "$placed" "$object" || exit 1
+            rm -f "$object.at"
+            write_stamp "$object" "$stamp"
+        fi
+    done
+    # What is broken there must not be run, and it holds on to space.
+    rm -rf "${root:?}/$directory" "$stamps/${directory##*/}".*
+    room
 }
 
 accept() { # SHA256 MODE
@@ -98,6 +133,11 @@ accept() { # SHA256 MODE
     write_stamp "$objects/$sha" "$stamps/$sha"
 }
 
+copy() { # FILE TARGET
+    cp "$1" "$2" && chmod "$mode" "$2" || exit 1
+    [ "$(digest_of "$2")" = "$sha" ] || die "the copy of $name is not what it should be"
+}
+
 publish() { # DIRECTORY
     directory=$1 work=$root/$1.part list=$root/list.part
     rm -rf "$work"
@@ -106,10 +146,17 @@ publish() { # DIRECTORY
         split "$line"
         target=$work/$name
         mkdir -p "${target%/*}" || exit 1
-        case $mode in *[1357]*) [ -x "$objects/$sha" ] || chmod "$mode" "$objects/$sha" ;; esac
-        if ! ln "$objects/$sha" "$target" 2>/dev/null; then
-            cp "$objects/$sha" "$target" && chmod "$mode" "$target" || exit 1
-            [ "$(digest_of "$target")" = "$sha" ] || die "the copy of $name is not what it should be"
+        if [ -e "$object" ]; then
+            case $mode in *[1357]*) [ -x "$object" ] || chmod "$mode" "$object" ;; esac
+            if ! ln "$object" "$target" 2>/dev/null; then
+                mv "$object" "$target" || exit 1
+                rm -f "$stamp"
+                write_line "$directory.part/$name" "$object.at"
+            fi
+        elif elsewhere; then
+            copy "$root/$at" "$target"
+        else
+            die "$name vanished from the store"
         fi
         case $mode in *[1357]*) [ -x "$target" ] || die "programs may not run from $root (mounted noexec)" ;; esac
     done <"$list"
@@ -117,16 +164,19 @@ publish() { # DIRECTORY
     mv "$work" "$root/$directory" || exit 1
     while IFS= read -r line; do
         split "$line"
-        # A new link changes the object's stamp.
-        write_stamp "$objects/$sha" "$stamps/$sha"
-        [ "$objects/$sha" -ef "$root/$directory/$name" ] ||
-            write_stamp "$root/$directory/$name" "$stamps/${directory##*/}.$sha"
+        if [ "$object" -ef "$placed" ]; then
+            # A new link changes the object's stamp.
+            write_stamp "$object" "$stamp"
+        else
+            write_line "$directory/$name" "$object.at"
+            write_stamp "$placed" "$placed_stamp"
+        fi
     done <"$list"
     rm -f "$list"
 }
 
 shift 2
 case $command in
-survey | accept | publish) "$command" "$@" ;;
+survey | clear | accept | publish) "$command" "$@" ;;
 *) die "unknown command $command" ;;
 esac

@@ -141,7 +141,7 @@ def stability(values: Sequence[float]) -> Stability:
     scatter = _MAD_TO_SIGMA * statistics.median(abs(value - median) for value in values) / median
     scatters = scatter > MAX_SCATTER
     if scatters:
-        reasons.append(f"samples scatter by {scatter:.0%} (limit {MAX_SCATTER:.0%})")
+        reasons.append(f"samples scatter by {scatter:.0%}, limit {MAX_SCATTER:.0%}")
     change = _drift(values) / median
     drifts = abs(change) > MAX_DRIFT
     if drifts:

@@ -18,6 +18,12 @@ from edgekit.errors import EdgekitError, HostStorageError
 LOCK_TIMEOUT_S = 1800
 
 
+#: Full, read-only, not allowed, or a file where a folder should be. Anything else is a bug and shows itself as one.
+_STORAGE_ERRORS = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+)
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a cache folder, made if missing.
@@ -59,7 +65,7 @@ def storage_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno not in _STORAGE_ERRORS:
             raise
         raise HostStorageError(
             f"write to the cache {folder}: {error.strerror}",

@@ -163,8 +163,16 @@ def _export_packages() -> Finding:
     if missing:
         command = _python_package("'edgekit-slm[export]'")
         return Finding("export packages", False, f"missing: {', '.join(missing)}", use, command)
-    found = ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "onnxruntime"))
+    found = ", ".join(_with_version(package) for package in ("torch", "transformers", "onnxruntime"))
     return Finding("export packages", True, found, use, None)
+
+
+def _with_version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        # Importable without metadata: a source checkout, or another distribution's build.
+        return package
 
 
 def _cache_space() -> Finding:

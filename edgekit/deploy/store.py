@@ -1,9 +1,10 @@
 """The content-addressed store on a device.
 
 ``ROOT/objects/SHA256`` holds each content once. ``ROOT/bundles/ID`` and
-``ROOT/runtimes/ID`` are directories of hard links to objects (copies where the
-device refuses links). They are not symbolic links: onnxruntime refuses weights that
-lie, once links are followed, outside of the model's folder. An object arrives as
+``ROOT/runtimes/ID`` are directories of hard links to objects. They are not symbolic
+links: onnxruntime refuses weights that lie, once links are followed, outside of the
+model's folder. Where a device refuses hard links, an object moves into the first
+directory that needs it, and is copied only for further ones. An object arrives as
 ``.part``, is proven by its SHA-256 on the device and renamed; a directory appears
 whole by one rename. So an interrupted push leaves nothing but ``.part``, which the
 next push removes.
@@ -68,10 +69,11 @@ class _Survey:
     """What a device holds of a set of files."""
 
     have: frozenset[str]
+    #: Contents that lie in another directory, and must be copied where there are no links.
+    copies: frozenset[str]
     whole: bool
     links: bool
     writable: bool
-    free_bytes: int | None
 
 
 def content_id(files: Sequence[StoreFile]) -> str:
@@ -117,11 +119,11 @@ class Store:
                 bytes_sent=sum(missing.values()),
                 bytes_reused=sum(sizes.values()) - sum(missing.values()),
             )
-            if found.whole and not missing:
-                return placed
-            self._check_room(files, missing, found)
-            self._upload(files, missing, progress)
             if not found.whole:
+                self._demand_writable(found)
+                free = parsing.free_bytes(self._call(["clear", self.device.root, directory], files, doing="make room"))
+                self._demand_room(_room_needed(files, missing, found), free)
+                self._upload(files, missing, progress)
                 self._publish(directory, files)
             return placed
 
@@ -133,8 +135,7 @@ class Store:
             # At worst everything is read, once as an object and once as a copy.
             read_bytes=2 * sum(file.bytes for file in files),
         )
-        text, _, disk = output.partition("\ndisk\n")
-        words = [line.split(" ", 1) for line in text.splitlines() if " " in line]
+        words = [line.split(" ", 1) for line in output.splitlines() if " " in line]
         told = {key: value for key, value in words if key in ("whole", "links", "writable")}
         if set(told) != {"whole", "links", "writable"}:
             raise DeviceFailedError(
@@ -144,26 +145,24 @@ class Store:
             )
         return _Survey(
             have=frozenset(value for key, value in words if key == "have"),
+            copies=frozenset(value for key, value in words if key == "copy"),
             whole=told["whole"] == "yes",
             links=told["links"] == "yes",
             writable=told["writable"] == "yes",
-            free_bytes=parsing.free_bytes(disk),
         )
 
-    def _check_room(self, files: Sequence[StoreFile], missing: dict[str, int], found: _Survey) -> None:
+    def _demand_writable(self, found: _Survey) -> None:
         if not found.writable:
             raise DeviceFailedError(
                 f"store files in {self.device.root}: it cannot be written (read-only, or full to the last byte)",
                 device=self.device.name,
                 hint="remount it, make room, or name another place with EDGEKIT_DEVICE_ROOT",
             )
-        needed = sum(missing.values())
-        if not found.links:
-            needed += sum(file.bytes for file in files)
-        if found.free_bytes is not None and needed + RESERVE_BYTES > found.free_bytes:
+
+    def _demand_room(self, needed: int, free: int | None) -> None:
+        if free is not None and needed + RESERVE_BYTES > free:
             raise DeviceFailedError(
-                f"store files in {self.device.root}: {_mib(needed + RESERVE_BYTES)} are needed, "
-                f"{_mib(found.free_bytes)} are free",
+                f"store files in {self.device.root}: {_mib(needed + RESERVE_BYTES)} are needed, {_mib(free)} are free",
                 device=self.device.name,
                 hint=f"make room there; {self.device.root} itself may be removed, it is filled again as needed",
             )
@@ -206,7 +205,7 @@ class Store:
         )
 
     def _call(
-        self, argv: list[str], files: Sequence[StoreFile], *, doing: str, read_bytes: int, hint: str | None = None
+        self, argv: list[str], files: Sequence[StoreFile], *, doing: str, read_bytes: int = 0, hint: str | None = None
     ) -> str:
         output = checked(
             self.device,
@@ -217,6 +216,18 @@ class Store:
             timeout=OVERHEAD_S + read_bytes / SLOWEST_DIGEST_BYTES_PER_S,
         )
         return output.decode("utf-8", "replace")
+
+
+def _room_needed(files: Sequence[StoreFile], missing: dict[str, int], found: _Survey) -> int:
+    """Bytes that a push will add to the device's storage."""
+    needed = sum(missing.values())
+    if not found.links:
+        seen: set[str] = set()
+        for file in files:
+            if file.sha256 in found.copies or file.sha256 in seen:
+                needed += file.bytes
+            seen.add(file.sha256)
+    return needed
 
 
 @contextlib.contextmanager

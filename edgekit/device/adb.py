@@ -23,6 +23,7 @@ from edgekit.device.adb_wire import (
     FirstLine,
     RefusedError,
     ShellDecoder,
+    SyncReader,
     Wire,
     WireError,
     shell_frame,
@@ -60,6 +61,8 @@ LIVENESS_TIMEOUT_S = 10.0
 KILL_TIMEOUT_S = 10.0
 #: How much more than its size says a file may yield.
 PULL_GROWTH_BYTES = 64 * 1024 * 1024
+#: Read from a file and handed to the socket at a time: large enough that Python's share of the time is small.
+_READ_BYTES = 8 * SYNC_PIECE_BYTES
 #: ``ENOENT`` and ``ENOTDIR`` of Linux, whatever the host's numbers are.
 _MISSING = (2, 20)
 
@@ -168,7 +171,7 @@ class AdbDevice:
                         if answer.select(0):
                             # adbd speaks before the end only to refuse (no room, read-only).
                             sync_header(wire)
-                        wire.send(b"DATA" + struct.pack("<I", len(piece)) + piece)
+                        wire.send(_data_frames(piece))
                         done += len(piece)
                         if done - told >= PROGRESS_STEP_BYTES:
                             progress(ProgressEvent("push", done, stat.st_size, "bytes", local.name))
@@ -192,14 +195,15 @@ class AdbDevice:
         with atomic_target(local) as part, part.open("wb") as sink, self._talk(f"pull {remote}", deadline) as wire:
             wire.request(b"sync:")
             sync_request(wire, b"RECV", remote.encode("utf-8", "surrogateescape"))
+            reader = SyncReader(wire)
             done = told = 0
             while True:
-                kind, length = sync_header(wire)
+                kind, length = sync_header(reader)
                 if kind == b"DONE":
                     break
                 if kind != b"DATA" or length > SYNC_PIECE_BYTES:
                     raise WireError(f"unexpected frame {kind!r} of {length} bytes")
-                sink.write(wire.receive(length))
+                sink.write(reader.receive(length))
                 done += length
                 if done > limit:
                     raise WireError(f"the file grew far beyond the {found.size} bytes it had")
@@ -435,9 +439,19 @@ class _Shell:
         self._device.signal(int(pid), name)
 
 
+def _data_frames(piece: bytes) -> bytes:
+    """A piece of a file as frames of the size that the protocol allows."""
+    view = memoryview(piece)
+    parts: list[bytes | memoryview] = []
+    for start in range(0, len(piece), SYNC_PIECE_BYTES):
+        part = view[start : start + SYNC_PIECE_BYTES]
+        parts += [b"DATA" + struct.pack("<I", len(part)), part]
+    return b"".join(parts)
+
+
 def _read(read: Callable[[int], bytes], local: Path) -> bytes:
     try:
-        return read(SYNC_PIECE_BYTES)
+        return read(_READ_BYTES)
     except OSError as error:
         raise InputError(f"read {local}: {error.strerror or error}") from error
 

@@ -176,7 +176,33 @@ def sync_request(wire: Wire, command: bytes, path: bytes) -> None:
     wire.send(command + struct.pack("<I", len(path)) + path)
 
 
-def sync_header(wire: Wire) -> tuple[bytes, int]:
+class SyncReader:
+    """Reads frames of the sync protocol with few calls to the system: a frame holds 64 KiB at most."""
+
+    #: About what the server has ready at a time on a fast link.
+    READ_BYTES = 1024 * 1024
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._data = memoryview(b"")
+
+    def receive(self, count: int) -> bytes | memoryview:
+        """Exactly ``count`` bytes."""
+        if len(self._data) < count:
+            pieces: list[bytes | memoryview] = [self._data]
+            have = len(self._data)
+            while have < count:
+                piece = self._wire.receive_some(self.READ_BYTES)
+                if not piece:
+                    raise WireError("connection closed by the other side")
+                pieces.append(piece)
+                have += len(piece)
+            self._data = memoryview(b"".join(pieces))
+        taken, self._data = self._data[:count], self._data[count:]
+        return taken
+
+
+def sync_header(wire: Wire | SyncReader) -> tuple[bytes, int]:
     """The kind of the next sync frame and its length.
 
     Raises:
@@ -185,5 +211,5 @@ def sync_header(wire: Wire) -> tuple[bytes, int]:
     kind, length = struct.unpack("<4sI", wire.receive(8))
     if kind == b"FAIL":
         # A reason is a line of text; a hostile length must not make us wait for gigabytes.
-        raise RefusedError(wire.receive(min(length, 4096)).decode("utf-8", "replace"))
+        raise RefusedError(bytes(wire.receive(min(length, 4096))).decode("utf-8", "replace"))
     return kind, length

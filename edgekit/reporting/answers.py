@@ -108,16 +108,15 @@ def _fastest(runs: Sequence[RunData], rows: Sequence[Row], kind: str, question: 
         return Answer(question, first.label, figure, setting)
     beside = formats.interval(ratio.low, ratio.high)
     times = f"{ratio.median:.2f}× {rival.label}" + ("" if beside == formats.MISSING else f", 95% interval {beside}")
-    if ratio.verdict == "faster":
-        because = f"{setting}; {times}"
-    elif ratio.verdict == "too few samples":
-        because = f"{setting}; {times}: too few samples for a verdict"
-    else:
-        reasons = f": {'; '.join(ratio.reasons)}" if ratio.reasons else ""
-        because = f"{setting}; not told apart from {rival.label} ({times}; {ratio.verdict}{reasons})"
+    answer, because = first.label, f"{setting}; {times}"
+    if ratio.verdict != "faster":
+        answer = f"{first.label} or {rival.label}"
+        figure = f"{formats.number(first.median_tok_s)} and {formats.number(rival.median_tok_s)} tok/s"
+        why = "; ".join([ratio.verdict, *ratio.reasons])
+        because = f"{setting}; not told apart: {times} ({why})"
     if ratio.pairing != "in turn":
         because += f"; {ratio.pairing}"
-    return Answer(question, first.label, figure, because)
+    return Answer(question, answer, figure, because)
 
 
 def _same(row: Row, other: Row) -> bool:

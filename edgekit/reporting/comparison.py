@@ -114,7 +114,8 @@ def notes(comparison: Comparison) -> list[str]:
         )
     elif apart:
         found.append("Runs were not measured in turn: a change of the device falls on one of them.")
-    for row in comparison.rows:
+    rows = comparison.rows
+    for row in rows:
         if row.fidelity != "real":
             found.append(f"{row.label}: {row.fidelity} device, its times say nothing about speed.")
     found += [
@@ -155,9 +156,14 @@ def verdict_text(record: Record) -> str:
     """The verdict, or why there is none."""
     if record["verdict"] is None:
         return formats.plain_text(record["no_ratio"])
-    extra = "; ".join(record["verdict_reasons"] or ())
+    parts = list(record["verdict_reasons"] or ())
+    low, high = record["ratio_low"], record["ratio_high"]
+    if record["verdict"] == "no difference shown" and low is not None and not low <= 1 <= high:
+        # The interval alone would say otherwise; chance does it too often with so few samples.
+        parts.append(f"p = {formats.number(record['p_corrected'], 2)} corrected")
     if record["pairing"] != "in turn":
-        extra = "; ".join(part for part in (extra, record["pairing"]) if part)
+        parts.append(record["pairing"])
+    extra = "; ".join(parts)
     return f"{record['verdict']} ({extra})" if extra else str(record["verdict"])
 
 

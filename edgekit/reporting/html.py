@@ -42,6 +42,11 @@ class Section:
     tables: list[Cells]
     notes: list[str] = dataclasses.field(default_factory=list)
 
+    @property
+    def beside(self) -> bool:
+        """Whether the first table stands beside the only plot."""
+        return len(self.plots) == 1 and bool(self.tables)
+
 
 def write_report(
     runs: Sequence[RunData],
@@ -96,6 +101,7 @@ def render_report(
         sections=parts,
         faults=[plain_text(fault, sections.MAX_CELL) for fault in comparison.faults],
         unreal=sorted({row.fidelity for row in comparison.rows if row.fidelity != "real"}),
+        busy=sections.busy(runs),
         commands=sections.commands(runs),
         data=script_json({"comparison": list(records_of(comparison)), "faults": comparison.faults}),
         css=(_TEMPLATES / "report.css").read_text(encoding="utf-8"),
@@ -126,17 +132,11 @@ def _sections(
             [sections.choice_table(comparison)] if trade_off else [],
         ),
         Section(
-            "prefill",
-            "Prefill",
-            "Tokens per second while a prompt is read. Bar: median; whisker: 95% interval; dots: every sample.",
-            sections.speed_plots(comparison, names, "prefill"),
-            [],
-        ),
-        Section(
-            "decode",
-            "Decode",
-            "Tokens per second while text is generated, one token at a time.",
-            sections.speed_plots(comparison, names, "decode"),
+            "speed",
+            "Prefill and decode",
+            "Tokens per second while a prompt is read, and while text is generated one token at a time. "
+            "Bar: median; whisker: 95% interval; dots: every sample.",
+            sections.speed_plots(comparison, names),
             [],
         ),
         Section(
@@ -212,6 +212,7 @@ def _template() -> Any:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.tests["hash"] = lambda text: len(text) == 64 and " " not in text
     return environment.get_template("report.html.j2")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import statistics
 from collections.abc import Callable, Sequence
@@ -21,6 +22,9 @@ from edgekit.reporting.formats import plain_text
 MAX_CELL = 300
 #: A command is there to be repeated, so it is kept whole unless it is absurd.
 MAX_COMMAND = 4000
+
+#: Load per core above which a device had other work: our own preparation leaves a trace below this.
+BUSY_LOAD = 0.75
 
 
 @dataclass(frozen=True)
@@ -97,27 +101,29 @@ def trade_off_plots(comparison: Comparison, labels: Sequence[str]) -> list[Plot]
     ]
 
 
-def speed_plots(comparison: Comparison, labels: Sequence[str], kind: str) -> list[Plot]:
-    """One plot per test and thread count, all of a kind on one scale."""
-    rows = [row for row in comparison.rows if row.kind == kind]
-    if not rows:
-        return []
-    limit = max(max(row.high_tok_s or 0, row.median_tok_s) for row in rows) * 1.2
-    groups: dict[tuple[int, int, int], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row.depth, row.tokens, row.threads), []).append(row)
+def speed_plots(comparison: Comparison, labels: Sequence[str]) -> list[Plot]:
+    """One plot per test and thread count, prefill beside decode; all of a kind on one scale."""
+    groups: dict[tuple[int, int, str, int], list[Row]] = {}
+    limits: dict[str, float] = {}
+    for row in comparison.rows:
+        # "prefill" stands before "decode" as its reader meets them.
+        order = "0" if row.kind == "prefill" else "1"
+        groups.setdefault((row.threads, row.depth, order, row.tokens), []).append(row)
+        limits[row.kind] = max(limits.get(row.kind, 0), (row.high_tok_s or row.median_tok_s) * 1.2)
     found = []
     for number, (_, members) in enumerate(sorted(groups.items())):
-        title = f"{members[0].test}, {threads_text(members[0].threads)}"
+        kind = members[0].kind
         words = "; ".join(
             f"{row.label} {row.median_tok_s:.2f} {formats.interval(row.low_tok_s, row.high_tok_s)}" for row in members
         )
         found.append(
             Plot(
-                f"{kind}-{number}",
-                title,
+                f"speed-{number}",
+                f"{kind.capitalize()} {members[0].test}, {threads_text(members[0].threads)}",
                 f"{kind.capitalize()} speed in tokens per second, median and interval: {words}.",
-                lambda members=members: plots.speeds(members, labels, limit=limit),  # type: ignore[misc]
+                lambda members=members, limit=limits[kind]: plots.speeds(  # type: ignore[misc]
+                    members, labels, limit=limit
+                ),
             )
         )
     return found
@@ -324,7 +330,7 @@ def quality_table(runs: Sequence[RunData], labels: Sequence[str]) -> Cells:
         golden = "not run"
         if verdict is not None:
             golden = (
-                f"passed, {verdict.tokens_equal} of {verdict.tokens} tokens"
+                f"passed, {verdict.tokens_equal} of {verdict.tokens}"
                 if verdict.passed
                 else f"FAILED: {verdict.cause or 'other tokens or logits'}"
             )
@@ -355,7 +361,7 @@ def quality_table(runs: Sequence[RunData], labels: Sequence[str]) -> Cells:
         "of the source",
         "greedy prefix",
         "gate",
-        "golden check on the device",
+        "golden check",
     ]
     return texts("Distance to the unquantized source", titles, rows, right=range(1, 9))
 
@@ -449,10 +455,24 @@ def repeat_tables(runs: Sequence[RunData], labels: Sequence[str]) -> list[Cells]
 
 
 def commands(runs: Sequence[RunData]) -> list[str]:
-    """The commands that made the runs, each once."""
-    return list(
-        dict.fromkeys(formats.plain_text(shlex.join(run.run.command), MAX_COMMAND) for run in runs if run.run.command)
-    )
+    """The commands that made the runs, each once; where the program lay on that host does not matter."""
+    found = []
+    for run in runs:
+        if run.run.command:
+            program, *arguments = run.run.command
+            name = re.split(r"[\\/]", program)[-1] or program
+            found.append(plain_text(shlex.join([name, *arguments]), MAX_COMMAND))
+    return list(dict.fromkeys(found))
+
+
+def busy(runs: Sequence[RunData]) -> list[str]:
+    """Sessions that began on a device with other work to do, in words."""
+    found = []
+    for run in runs:
+        load, cpus = run.run.before.load_1m, run.run.device.cpus
+        if load is not None and load > BUSY_LOAD * cpus:
+            found.append(f"{plain_text(run.run.device.name)}: load {load:.1f} on {cpus} cores before the session")
+    return list(dict.fromkeys(found))
 
 
 def threads_text(count: int) -> str:

@@ -78,6 +78,7 @@ class Board:
         arch: Arch = "amd64",
         storage_bytes: int | None = None,
         cpuinfo: Path | None = None,
+        user: int = 0,
     ) -> None:
         """Describe a board.
 
@@ -86,12 +87,14 @@ class Board:
             arch: what it runs.
             storage_bytes: size of ``/data/local/tmp`` as a tmpfs; without it, a directory of the host's disk.
             cpuinfo: a file to stand in for ``/proc/cpuinfo``.
+            user: the user that adbd and its shells run as; 2000 is a phone's.
         """
         self.directory = directory
         self.arch = arch
         self.root = root_filesystem(arch)
         self.log = directory / "adbd.log"
         self._cpuinfo = cpuinfo
+        self._user = user
         if storage_bytes is None:
             self.storage: Path | None = directory / "storage"
             self._storage = str(self.storage)
@@ -190,7 +193,7 @@ class Board:
                     *("unshare", "--net", "--pid", "--uts", "--ipc", "--mount", "--propagation", "private"),
                     *("--fork", "--kill-child", "--"),
                     *(str(HERE / "init.sh"), str(self.root), f"10.77.{number}.2/30", f"board{number}"),
-                    *(self._storage, cpuinfo),
+                    *(self._storage, cpuinfo, str(self._user)),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -234,14 +237,19 @@ class Board:
 
 @contextlib.contextmanager
 def board(
-    directory: Path, *, arch: Arch = "amd64", storage_bytes: int | None = None, cpuinfo: Path | None = None
+    directory: Path,
+    *,
+    arch: Arch = "amd64",
+    storage_bytes: int | None = None,
+    cpuinfo: Path | None = None,
+    user: int = 0,
 ) -> Iterator[Board]:
     """A running board (arguments as :class:`Board`); an emulated one gets an ARM ``/proc/cpuinfo``."""
     directory.mkdir(parents=True, exist_ok=True)
     if cpuinfo is None and emulated(arch):
         cpuinfo = directory / "cpuinfo"
         cpuinfo.write_text(arm_cpuinfo(os.cpu_count() or 1))
-    made = Board(directory, arch=arch, storage_bytes=storage_bytes, cpuinfo=cpuinfo)
+    made = Board(directory, arch=arch, storage_bytes=storage_bytes, cpuinfo=cpuinfo, user=user)
     made.start()
     try:
         yield made

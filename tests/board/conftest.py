@@ -59,10 +59,11 @@ def new_board(adb_environment: dict[str, str], tmp_path: Path) -> Iterator[Calla
     with ExitStack() as stack:
         made: list[boards.Board] = []
 
-        def make(*, arch: boards.Arch = "amd64", storage_bytes: int | None = None) -> boards.Board:
+        def make(*, arch: boards.Arch = "amd64", storage_bytes: int | None = None, user: int = 0) -> boards.Board:
             _require(arch)
             directory = tmp_path / f"board{len(made)}"
-            made.append(stack.enter_context(boards.board(directory, arch=arch, storage_bytes=storage_bytes)))
+            context = boards.board(directory, arch=arch, storage_bytes=storage_bytes, user=user)
+            made.append(stack.enter_context(context))
             return made[-1]
 
         yield make

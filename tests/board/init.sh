@@ -1,10 +1,11 @@
 #!/bin/sh
 # First process of a board, in namespaces of its own (see board.py); when it ends, the board is gone.
-# Usage: init.sh ROOT ADDRESS/PREFIX HOSTNAME STORAGE CPUINFO
+# Usage: init.sh ROOT ADDRESS/PREFIX HOSTNAME STORAGE CPUINFO USER
 #   STORAGE   a directory to appear as /data/local/tmp, or tmpfs:BYTES
 #   CPUINFO   a file to appear as /proc/cpuinfo, or -
+#   USER      the numeric user that adbd and its shells run as: 0, or 2000 as on a phone
 set -eu
-root=$1 address=$2 name=$3 storage=$4 cpuinfo=$5
+root=$1 address=$2 name=$3 storage=$4 cpuinfo=$5 user=$6
 
 echo "$name" >/proc/sys/kernel/hostname
 # The root file system is shared by all boards of this machine: none may change it.
@@ -21,6 +22,7 @@ case $storage in
 tmpfs:*) mount -t tmpfs -o "size=${storage#tmpfs:},mode=771" tmpfs "$root/data/local/tmp" ;;
 *) mount --bind "$storage" "$root/data/local/tmp" ;;
 esac
+chown "$user:$user" "$root/data/local/tmp"
 [ "$cpuinfo" = - ] || mount --bind "$cpuinfo" "$root/proc/cpuinfo"
 
 echo ready
@@ -31,5 +33,5 @@ ip link set eth0 up
 echo up
 # Not exec: as process 1 this shell also reaps what commands leave behind.
 env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root SHELL=/bin/sh ADBD_PORT=5555 \
-    chroot "$root" /usr/sbin/adbd &
+    chroot --userspec="$user:$user" "$root" /usr/sbin/adbd &
 wait

@@ -246,6 +246,22 @@ def test_free_space_is_that_of_the_store(new_board: Callable[..., Board]) -> Non
     assert 30 * MIB < free <= 32 * MIB
 
 
+def test_the_shell_user_of_a_phone_suffices(new_board: Callable[..., Board], tmp_path: Path) -> None:
+    """uid 2000 owns nothing but /data/local/tmp."""
+    device = new_board(user=2000).device()
+    assert device.run(["id", "-u"]).stdout == b"2000\n"
+    assert facts.gather(device).fidelity == "real"
+    assert conditions.read(device).load_1m is not None
+    (tmp_path / "f").write_bytes(b"content")
+    placed = Store(device).place("bundles", [StoreFile("f", tmp_path / "f", 7, sha256_file(tmp_path / "f"))])
+    assert device.run(["cat", f"{placed.directory}/f"]).stdout == b"content"
+    with pytest.raises(DeviceFailedError, match=r"Permission denied|Read-only"):
+        device.push(tmp_path / "f", "/usr/f")
+    with pytest.raises(DeviceFailedError, match="not done after"):
+        device.run(["sleep", "1234"], timeout=0.5)
+    assert b"sleep" not in device.run(["ps", "-e"]).stdout
+
+
 def test_conditions(arm_board: Board, x86_board: Board) -> None:
     for board in (arm_board, x86_board):
         device: Device = board.device()

@@ -121,25 +121,45 @@ def test_what_was_removed_or_replaced_comes_back(device: Userland, tmp_path: Pat
     assert Store(device).place("bundles", files).bytes_sent == 2000
 
 
-def test_devices_that_refuse_links_get_copies(device: Userland, tmp_path: Path) -> None:
+def refusing_links(device: Userland) -> Userland:
+    """The same device with an ``ln`` that refuses, as Android's policy makes it."""
     shim = f"{device.root}/shim"
+    # adbd hands on no PATH; its shell then has one of its own, which is not exported.
     path = device.run(["printenv", "PATH"]).stdout.decode().strip() or "/usr/bin:/bin"
     device.run(["sh", "-c", 'mkdir -p "$1"; printf "#!/bin/sh\\nexit 1\\n" >"$1/ln"; chmod 755 "$1/ln"', "sh", shim])
-    refusing = Userland(device, f"{shim}:{path}")
-    files = [
-        file(tmp_path, "weights", os.urandom(MIB)),
-        file(tmp_path, "run", b"#!/bin/sh\necho ok\n", executable=True),
-    ]
-    placed = Store(refusing).place("bundles", files)
-    inode = f'[ "$1/objects/{files[0].sha256}" -ef "$2/weights" ]'
-    assert refusing.run(["sh", "-c", inode, "sh", device.root, placed.directory]).exit_code == 1
-    assert content(device, f"{placed.directory}/weights") == files[0].local.read_bytes()
-    assert device.run([f"{placed.directory}/run"]).stdout == b"ok\n"
-    assert Store(refusing).place("bundles", files).bytes_sent == 0
+    return Userland(device, f"{shim}:{path}")
+
+
+def test_devices_that_refuse_links_hold_contents_once_all_the_same(device: Userland, tmp_path: Path) -> None:
+    refusing = refusing_links(device)
+    weights = file(tmp_path, "weights", bytes(MIB))
+    program = file(tmp_path, "run", b"#!/bin/sh\necho ok\n", executable=True)
+    first = Store(refusing).place("bundles", [weights, program])
+    assert content(device, f"{first.directory}/weights") == weights.local.read_bytes()
+    assert device.run([f"{first.directory}/run"]).stdout == b"ok\n"
+    assert refusing.run(["find", device.root, "-type", "f", "-size", "+1000k"]).stdout.count(b"\n") == 1
+    assert Store(refusing).place("bundles", [weights, program]) == type(first)(first.directory, 0, MIB + 18)
+    assert Store(refusing).place("bundles", [weights, program], thorough=True).bytes_sent == 0
+
+    # A second directory, and a twin in it, need copies, but nothing is sent.
+    twin = file(tmp_path, "twin", bytes(MIB))
+    second = Store(refusing).place("bundles", [weights, twin])
+    assert (second.bytes_sent, second.bytes_reused) == (0, MIB)
+    for name in ("weights", "twin"):
+        assert content(device, f"{second.directory}/{name}") == weights.local.read_bytes()
+
+    # With one copy damaged, another helps out; with the only one damaged, it is sent again.
     damage = 'chmod 600 "$1"; printf X | dd of="$1" bs=1 seek=1000 conv=notrunc 2>/dev/null'
-    device.plain.run(["sh", "-c", damage, "sh", f"{placed.directory}/weights"])
-    assert Store(refusing).place("bundles", files).bytes_sent == 0  # the object was not touched
-    assert content(device, f"{placed.directory}/weights") == files[0].local.read_bytes()
+    for directory in (first.directory, second.directory):
+        device.plain.run(["sh", "-c", damage, "sh", f"{directory}/weights"])
+    healed = [Store(refusing).place("bundles", files) for files in ([weights, program], [weights, twin])]
+    assert sum(placed.bytes_sent for placed in healed) <= MIB
+    for directory in (first.directory, second.directory):
+        assert content(device, f"{directory}/weights") == weights.local.read_bytes()
+    assert device.run([f"{first.directory}/run"]).stdout == b"ok\n"
+
+    # A device that gains links (another file system mounted) goes on from there.
+    assert Store(device).place("bundles", [weights, program, twin]).bytes_sent == 0
 
 
 def test_programs_can_be_run(device: Userland, tmp_path: Path) -> None:

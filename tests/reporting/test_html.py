@@ -74,7 +74,8 @@ def test_the_answers_name_what_the_figures_say(runs: list[RunData]) -> None:
 def test_what_cannot_be_told_apart_is_said_to_be(tmp_path: Path) -> None:
     twins = load(Session(tmp_path, bundles=[bundle("w4"), bundle("w4")]))
     [decode] = [answer for answer in answers(twins, compare(twins)) if answer.question == "Fastest decode"]
-    assert "not told apart from w4 #" in decode.because
+    assert sorted(decode.answer.split(" or ")) == ["w4 #1", "w4 #2"]
+    assert "not told apart: 1.0" in decode.because or "not told apart: 0.9" in decode.because
 
 
 def test_what_is_beaten_in_everything_is_named(tmp_path: Path) -> None:
@@ -111,8 +112,7 @@ def test_the_page_is_whole_and_small(page: str) -> None:
     assert anchors >= {
         "answers",
         "trade-off",
-        "prefill",
-        "decode",
+        "speed",
         "differences",
         "latency",
         "memory",
