@@ -12,9 +12,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from edgekit.api import (
+        check_estimates,
         compare,
         devices,
         doctor,
+        estimate,
         export,
         model,
         models,
@@ -27,9 +29,11 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "check_estimates",
     "compare",
     "devices",
     "doctor",
+    "estimate",
     "export",
     "model",
     "models",

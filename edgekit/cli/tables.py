@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from edgekit.analysis.catalogue import ModelFacts
     from edgekit.analysis.comparison import Comparison
+    from edgekit.analysis.estimator.predict import Estimate
+    from edgekit.analysis.estimator.proof import Prediction
     from edgekit.deploy.doctor import Finding
     from edgekit.deploy.push import PushedBundle
     from edgekit.device.discover import DeviceRecord
@@ -201,6 +203,27 @@ def _fact(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(str(part) for part in value) or formats.MISSING
     return formats.plain_text(value)
+
+
+def print_estimates(model: str, estimates: Sequence[Estimate], explain: bool, output: Format) -> None:
+    """Estimates; with ``explain`` people also see the terms, and machines get the terms alone."""
+    from edgekit.reporting.estimate import estimate_table, terms_table
+
+    if explain and output != "md":
+        _show(terms_table(estimates), output)
+        return
+    _show(estimate_table(model, estimates), output)
+    if explain:
+        click.echo()
+        _show(terms_table(estimates), output)
+
+
+def print_proof(predictions: Sequence[Prediction], output: Format) -> None:
+    """Predictions beside what was measured."""
+    from edgekit.analysis.estimator.proof import summarize
+    from edgekit.reporting.estimate import proof_table
+
+    _show(proof_table(predictions, summarize(predictions)), output)
 
 
 def print_recipes(recipes: Sequence[RecipeProfile], output: Format) -> None:
