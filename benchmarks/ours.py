@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 from importlib.metadata import version
@@ -12,6 +13,7 @@ import onnx
 
 import edgekit
 from benchmarks.harness import DECODE_TOKENS, PREFILL_TOKENS, Times
+from edgekit.deploy.kernel_build import KERNELS_VARIABLE, ensure_kernels, kernels_fit
 from edgekit.deploy.probe_build import ensure_probe
 from edgekit.deploy.runtime_library import ensure_runtime
 from edgekit.deploy.toolchain import host_abi
@@ -25,6 +27,9 @@ from edgekit.schema.plan import OnnxArtefact, Plan, Trial
 from edgekit.schema.stream import read_stream_file
 
 SOURCE, RECIPE = "smollm2-135m", "w4"
+
+#: Whose operators run: ours where they fit (`edgekit`), or onnxruntime's own (`EDGEKIT_KERNELS=0`).
+KERNELS = "runtime" if os.environ.get(KERNELS_VARIABLE) == "0" else "edgekit"
 
 #: One launch loads 100 MB and runs for a second or two; a minute means that it hangs.
 LAUNCH_TIMEOUT_S = 60
@@ -54,6 +59,7 @@ class Probe:
         self._binary = ensure_probe(abi)
         runtime = self._bundle.runtime
         [model] = [file.path for file in self._bundle.files if file.role == "model"]
+        kernels = [str(ensure_kernels(abi))] if KERNELS != "runtime" and kernels_fit(runtime, abi) else []
         plan = Plan(
             schema_version=Plan.SCHEMA_VERSION,
             bundle=self._bundle.identity,
@@ -63,6 +69,7 @@ class Probe:
                 interface=interface,
                 context_length=runtime.context_length,
                 vocab=self._bundle.architecture.vocab,
+                kernel_libraries=kernels,
             ),
             threads=threads,
             affinity=None,
@@ -99,6 +106,7 @@ def versions(folder: Path) -> dict[str, str]:
     return {
         "edgekit-slm": version("edgekit-slm"),
         bundle.runtime.name: bundle.runtime.version,
+        "kernels": KERNELS,
         "bundle": bundle.identity,
     }
 

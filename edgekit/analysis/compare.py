@@ -232,6 +232,7 @@ def _row(data: RunData, label: str, test: Test, measured: Sequence[Sample], no_r
         token_p50_ms=p50,
         token_p90_ms=p90,
         token_p99_ms=p99,
+        token_max_ms=max(steps, default=None),
         unstable=statistics.stability(speeds).reasons,
         ratio=None,
         no_ratio=no_ratio,

@@ -78,10 +78,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     load_other_s: float | None
     #: Prefill at depth 0: median time of the whole prompt's forward pass.
     ttft_ms: float | None
-    #: Decode: percentiles over the steps of all samples.
+    #: Decode: percentiles and maximum over the steps of all samples.
     token_p50_ms: float | None
     token_p90_ms: float | None
     token_p99_ms: float | None
+    token_max_ms: float | None
     unstable: list[str]
     ratio: Ratio | None
     #: Why there is no ratio.

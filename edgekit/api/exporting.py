@@ -12,9 +12,8 @@ from edgekit.errors import InputError, MissingToolError
 from edgekit.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from edgekit_export.pipeline import ExportOutcome
-
     from edgekit.schema.bundle import Gate
+    from edgekit_export.pipeline import ExportOutcome
 
 #: Runtimes that bundles can be exported for.
 RUNTIMES = ("onnxruntime",)

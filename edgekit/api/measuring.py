@@ -113,6 +113,7 @@ def probe(
                 model_path=place.model_path,
                 probe_path=kit.probe_path,
                 library_path=kit.library_path,
+                kernel_paths=kit.kernel_paths,
             )
             for manifest, place, kit in zip(manifests, pushed, installed, strict=True)
         ],

@@ -14,9 +14,8 @@ from edgekit.errors import UnsupportedError
 from edgekit.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from edgekit_export.pipeline import ExportOutcome
-
     from edgekit.analysis.comparison import Comparison
+    from edgekit_export.pipeline import ExportOutcome
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,6 @@ from edgekit.reporting import formats
 from edgekit.reporting.tables import Column, Format, Record, Table, column, print_table, render
 
 if TYPE_CHECKING:
-    from edgekit_export.pipeline import ExportOutcome
-
     from edgekit.analysis.catalogue import ModelFacts
     from edgekit.analysis.comparison import Comparison
     from edgekit.analysis.estimator.predict import Estimate
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from edgekit.schema.bundle import Gate
     from edgekit.schema.model_profile import ModelProfile
     from edgekit.schema.recipe import RecipeProfile
+    from edgekit_export.pipeline import ExportOutcome
 
 
 def _show(table: Table, output: Format) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit.deploy.kernel_build import ensure_kernels, kernels_fit, kernels_wanted
 from edgekit.deploy.probe_build import ensure_probe
 from edgekit.deploy.push import push_files
 from edgekit.deploy.runtime_library import ensure_runtime
@@ -21,6 +22,8 @@ class ProbeKit:
 
     probe: Path
     library: Path
+    #: Faster operators than the runtime's own; None where there are none for this ABI or bundle.
+    kernels: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class InstalledProbe:
 
     probe_path: str
     library_path: str
+    kernel_paths: tuple[str, ...] = ()
 
 
 def prepare_probe(runtime: Runtime, abi: str, *, progress: Progress = silent) -> ProbeKit:
@@ -41,6 +45,7 @@ def prepare_probe(runtime: Runtime, abi: str, *, progress: Progress = silent) ->
     return ProbeKit(
         probe=ensure_probe(abi, progress=progress),
         library=ensure_runtime(runtime.name, runtime.version, abi, progress=progress),
+        kernels=ensure_kernels(abi, progress=progress) if kernels_wanted() and kernels_fit(runtime, abi) else None,
     )
 
 
@@ -50,5 +55,11 @@ def install_probe(device: Device, kit: ProbeKit, *, progress: Progress = silent)
     Raises:
         DeviceFailedError: the device was lost or is full.
     """
-    placed = push_files(device, {PROBE_NAME: kit.probe, kit.library.name: kit.library}, progress=progress)
-    return InstalledProbe(probe_path=placed[PROBE_NAME], library_path=placed[kit.library.name])
+    files = {PROBE_NAME: kit.probe, kit.library.name: kit.library}
+    kernels = [kit.kernels] if kit.kernels is not None else []
+    placed = push_files(device, files | {path.name: path for path in kernels}, progress=progress)
+    return InstalledProbe(
+        probe_path=placed[PROBE_NAME],
+        library_path=placed[kit.library.name],
+        kernel_paths=tuple(placed[path.name] for path in kernels),
+    )

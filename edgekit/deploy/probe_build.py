@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import msgspec
 
-import edgekit
 from edgekit.deploy.cache import locked, publish, scratch, storage_errors
 from edgekit.deploy.elf import require_machine, required_glibc
 from edgekit.deploy.toolchain import TOOLCHAIN_VARIABLE, Toolchain, find_toolchain
@@ -86,7 +87,7 @@ def ensure_probe(abi: str, *, progress: Progress = silent) -> Path:
     toolchain = find_toolchain(abi)
     sources = probe_sources()
     digest = sources_digest(sources)
-    version = f"{edgekit.__version__}+{digest[:12]}"
+    version = f"{_own_version()}+{digest[:12]}"
     arguments = compile_arguments(toolchain, sources, version)
     compiler = toolchain.identity()
     key = hashlib.sha256("\0".join([abi, digest, compiler, *arguments]).encode()).hexdigest()[:32]
@@ -98,7 +99,7 @@ def ensure_probe(abi: str, *, progress: Progress = silent) -> Path:
         if not binary.is_file():
             progress(ProgressEvent("build", detail=f"the probe for {abi} with {toolchain.kind}"))
             with scratch(folder) as making:
-                made = _compile(arguments, making / BINARY_NAME, toolchain)
+                made = run_compiler(arguments, making / BINARY_NAME, toolchain)
                 record = BuildRecord(
                     abi=abi,
                     toolchain=toolchain.kind,
@@ -126,7 +127,15 @@ def sources_digest(sources: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _compile(arguments: list[str], output: Path, toolchain: Toolchain) -> Path:
+def _own_version() -> str:
+    try:
+        return installed_version("edgekit-slm")
+    except PackageNotFoundError:
+        return "0"
+
+
+def run_compiler(arguments: list[str], output: Path, toolchain: Toolchain) -> Path:
+    """Compile to ``output``, checked to be for the toolchain's ABI; returns it."""
     command = [*arguments, "-o", str(output)]
     try:
         done = subprocess.run(
@@ -134,11 +143,11 @@ def _compile(arguments: list[str], output: Path, toolchain: Toolchain) -> Path:
         )
     except subprocess.TimeoutExpired as error:
         raise UnsupportedError(
-            f"build the probe for {toolchain.abi}: {toolchain.command[0]} was not done after {BUILD_TIMEOUT_S} s"
+            f"build {output.name} for {toolchain.abi}: {toolchain.command[0]} was not done after {BUILD_TIMEOUT_S} s"
         ) from error
     if done.returncode != 0:
         raise UnsupportedError(
-            f"build the probe for {toolchain.abi}: {toolchain.command[0]} failed with exit code {done.returncode}",
+            f"build {output.name} for {toolchain.abi}: {toolchain.command[0]} failed with exit code {done.returncode}",
             detail=done.stderr[-4000:],
             hint=f"its C++17 headers may be missing; {TOOLCHAIN_VARIABLE}=zig uses another compiler",
         )

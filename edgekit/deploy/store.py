@@ -35,6 +35,8 @@ SLOWEST_DIGEST_BYTES_PER_S = 4 * 1024 * 1024
 OVERHEAD_S = 60.0
 #: Left free on the device: runs are written beside the store, and a full /data makes an Android unusable.
 RESERVE_BYTES = 16 * 1024 * 1024
+#: The device may well be dead; the next push removes what is left behind.
+CLEANUP_TIMEOUT_S = 5.0
 #: Another process on this host may be pushing gigabytes to the same device.
 LOCK_TIMEOUT_S = 3600.0
 
@@ -191,7 +193,7 @@ class Store:
             except EdgekitError:
                 # The room that half a file takes may be what others wait for. A dead device keeps it for now.
                 with contextlib.suppress(EdgekitError):
-                    self.device.run(["rm", "-f", part], timeout=10.0)
+                    self.device.run(["rm", "-f", part], timeout=CLEANUP_TIMEOUT_S)
                 raise
             done += missing.pop(file.sha256)
 

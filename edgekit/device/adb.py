@@ -184,7 +184,7 @@ class AdbDevice:
 
     def pull(self, remote: str, local: Path, *, progress: Progress = silent, timeout: float | None = None) -> None:
         """Copy a file from the device (see :meth:`edgekit.device.base.Device.pull`)."""
-        found = self.stat(remote)
+        found = self.stat(remote, timeout=DEFAULT_TIMEOUT_S if timeout is None else timeout)
         if found is None or found.kind != "file":
             raise DeviceFailedError(
                 f"pull {remote}: {'no such file' if found is None else 'not a file'}", device=self.name
@@ -295,10 +295,10 @@ class AdbDevice:
         if len(request) > MAX_REQUEST_BYTES:
             raise InputError(f"run {what}: {len(request)} bytes of arguments are more than adb takes", device=self.name)
         deadline = Deadline(timeout)
-        # The wire outlives the command's deadline by what it takes to end the command in an orderly way.
-        grace = 2 * TERMINATION_GRACE_S + KILL_TIMEOUT_S
-        with self._talk(f"run {what}", Deadline(timeout + grace)) as wire:
+        with self._talk(f"run {what}", deadline) as wire:
             wire.request(request)
+            # Begun: from now on the wire outlives the command's deadline by what it takes to end it in an orderly way.
+            wire.extend(Deadline(deadline.left() + 2 * TERMINATION_GRACE_S + KILL_TIMEOUT_S))
             session = _Shell(self, wire, what, stdin, deadline, cancel)
             return session.pump(on_stdout, on_stderr)
 

@@ -214,7 +214,8 @@ def parse_devices(text: str) -> list[Listed]:
     """Read the answer to ``host:devices-l``; lines that make no sense are left out."""
     found = []
     for line in text.splitlines():
-        match = _STATE.match(line.strip())
+        # A USB device names itself: no escape of its making may reach a terminal.
+        match = _STATE.match(printable(line))
         if not match:
             continue
         serial, state, rest = match.groups()

@@ -45,6 +45,10 @@ class Wire:
             # Small requests and their answers take turns: waiting to fill a segment costs 40 ms each time.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
+    def extend(self, deadline: Deadline) -> None:
+        """Set another deadline from here on."""
+        self._deadline = deadline
+
     def close(self) -> None:
         """Close the connection; adbd hangs up on what ran over it."""
         with contextlib.suppress(OSError):

@@ -89,6 +89,9 @@ class Device(Protocol):
     ) -> Completed:
         """Run a command to its end; a non-zero exit code is a result, not an error.
 
+        What the command leaves running in the background must not hold on to its output:
+        adbd waits for that to end, too.
+
         Args:
             argv: the command and its arguments as they are meant: quoting is done here.
             timeout: seconds until the command is killed and DeviceFailedError raised.
@@ -130,7 +133,8 @@ class Device(Protocol):
     ) -> None:
         """Copy one file to the device; missing parent directories are made.
 
-        No verification happens here (see :mod:`edgekit.deploy`). Without ``timeout`` the
+        A device that was lost may keep a part of the file at ``remote``. No verification
+        happens here (see :mod:`edgekit.deploy`). Without ``timeout`` the
         deadline follows from the size (:func:`copy_timeout`).
 
         Raises:

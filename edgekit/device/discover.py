@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgekit.device.local import LocalDevice
-from edgekit.errors import DeviceUnavailableError, EdgekitError, InputError, UnsupportedError
+from edgekit.errors import DeviceFailedError, DeviceUnavailableError, EdgekitError, InputError, UnsupportedError
 
 if TYPE_CHECKING:
     from edgekit.device.adb_server import AdbServer
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})\Z")
 #: What ``adb`` itself accepts as a serial; nothing in it can change the meaning of a request to the server.
 _SERIAL = re.compile(r"[A-Za-z0-9._:\[\]@()-]{1,256}\Z")
+
+#: Devices that `edgekit devices` asks at a time; each answers in some milliseconds.
+_ASKED_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +72,31 @@ def resolve(spec: str | None = None) -> Device:
 def list_devices() -> list[DeviceRecord]:
     """This machine (where it can be used) and every device of the adb server, also those that are not ready.
 
-    Raises:
-        DeviceUnavailableError: the adb server cannot be reached or started.
+    Where there is no adb server and none can be started, one record says so.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     from edgekit.device.adb import AdbDevice
-    from edgekit.device.adb_server import ADVICE, AdbServer
+    from edgekit.device.adb_server import ADVICE, AdbServer, Listed
+
+    def describe(listed: Listed) -> DeviceRecord:
+        if listed.state == "device":
+            return _describe(AdbDevice(listed.serial, server))
+        advice = ADVICE.get(listed.state, "reconnect it")
+        return DeviceRecord(f"adb:{listed.serial}", listed.state, listed.tags.get("model"), None, None, advice)
 
     found: list[DeviceRecord] = []
     with contextlib.suppress(UnsupportedError):  # not Linux: this machine is no device
         found.append(_describe(LocalDevice()))
-    server = AdbServer.from_environment()
-    for listed in server.devices():
-        if listed.state == "device":
-            found.append(_describe(AdbDevice(listed.serial, server)))
-        else:
-            model = listed.tags.get("model")
-            advice = ADVICE.get(listed.state, "reconnect it")
-            found.append(DeviceRecord(f"adb:{listed.serial}", listed.state, model, None, None, advice))
-    return found
+    try:
+        server = AdbServer.from_environment()
+        listed = server.devices()
+    except DeviceUnavailableError as error:
+        advice = f"{error.message}; {error.hint}" if error.hint else error.message
+        return [*found, DeviceRecord("adb", "no server", None, None, None, advice)]
+    # One that hangs must not keep the others waiting.
+    with ThreadPoolExecutor(max_workers=_ASKED_AT_ONCE) as pool:
+        return [*found, *pool.map(describe, listed)]
 
 
 def _describe(device: Device) -> DeviceRecord:
@@ -107,7 +117,11 @@ def _usable(server: AdbServer, serial: str) -> str:
     if not _SERIAL.match(serial):
         raise InputError(f"use device 'adb:{serial}': {serial!r} cannot be a serial number")
     state = server.state(serial)
-    if state in (None, "offline") and _HOST_PORT.match(serial):
+    if _HOST_PORT.match(serial) and (
+        state in (None, "offline") or (state == "device" and not _answers(server, serial))
+    ):
+        # A device that was rebooted or moved stays listed, with a connection that leads nowhere.
+        server.disconnect(serial)
         server.connect(serial)
         state = server.state(serial)
     if state is None:
@@ -117,6 +131,16 @@ def _usable(server: AdbServer, serial: str) -> str:
     if state != "device":
         raise DeviceUnavailableError(f"its state is {state!r}", device=f"adb:{serial}", hint=ADVICE.get(state))
     return serial
+
+
+def _answers(server: AdbServer, serial: str) -> bool:
+    from edgekit.device.adb import LIVENESS_TIMEOUT_S, AdbDevice
+
+    try:
+        AdbDevice(serial, server).stat("/", timeout=LIVENESS_TIMEOUT_S)
+    except DeviceFailedError:
+        return False
+    return True
 
 
 def _only(server: AdbServer) -> str:

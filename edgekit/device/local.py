@@ -103,12 +103,17 @@ class LocalDevice:
         with source:
             size = os.fstat(source.fileno()).st_size
             deadline = Deadline(copy_timeout(size) if timeout is None else timeout)
+            part = Path(f"{remote}.part")
             try:
-                Path(remote).parent.mkdir(parents=True, exist_ok=True)
-                with Path(remote).open("wb") as target:
+                part.parent.mkdir(parents=True, exist_ok=True)
+                with part.open("wb") as target:
                     _copy(source, target, size, progress, "push", Path(remote).name, deadline)
+                part.replace(remote)
             except OSError as error:
                 raise self._failed(f"write {remote}", error) from error
+            finally:
+                with contextlib.suppress(OSError):
+                    part.unlink(missing_ok=True)
 
     def pull(self, remote: str, local: Path, *, progress: Progress = silent, timeout: float | None = None) -> None:
         """Copy a file out (see :meth:`edgekit.device.base.Device.pull`)."""

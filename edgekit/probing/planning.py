@@ -107,7 +107,15 @@ def check_protocol(protocol: Protocol, bundle: Bundle, *, cpus: int) -> None:
         )
 
 
-def make_plan(cell: Cell, protocol: Protocol, bundle: Bundle, *, model_path: str, library_path: str) -> Plan:
+def make_plan(
+    cell: Cell,
+    protocol: Protocol,
+    bundle: Bundle,
+    *,
+    model_path: str,
+    library_path: str,
+    kernel_paths: Sequence[str] = (),
+) -> Plan:
     """The plan of one launch; paths as the device sees them.
 
     Raises:
@@ -128,6 +136,7 @@ def make_plan(cell: Cell, protocol: Protocol, bundle: Bundle, *, model_path: str
             interface=interface,
             context_length=bundle.runtime.context_length,
             vocab=bundle.architecture.vocab,
+            kernel_libraries=list(kernel_paths),
         ),
         threads=cell.threads,
         affinity=protocol.affinity,

@@ -110,7 +110,8 @@ def _pull_run(device: Device, remote: str, local: Path) -> Path:
             _pull_file(device, f"{remote}/{name}", copy / name, codec.MAX_DOCUMENT_BYTES)
         run = codec.read(copy / MANIFEST, Run)
         codec.read(copy / "bundle.json", Bundle)
-        launches = [_pull_launch(device, f"{remote}/launches/{name}", copy, name) for name in _launches(device, remote)]
+        found = [_pull_launch(device, f"{remote}/launches/{name}", copy, name) for name in _launches(device, remote)]
+        launches = [launch for launch in found if launch is not None]
         if (local / MANIFEST).is_file():
             run = codec.read(local / MANIFEST, Run)
         known = {launch.directory: launch for launch in run.launches if launch.status == "done"}
@@ -129,15 +130,14 @@ def _launches(device: Device, remote: str) -> list[str]:
     return [name for name in _names(device, f"{remote}/launches") if _LAUNCH_NAME.fullmatch(name)]
 
 
-def _pull_launch(device: Device, remote: str, copy: Path, name: str) -> Launch:
+def _pull_launch(device: Device, remote: str, copy: Path, name: str) -> Launch | None:
+    if device.stat(f"{remote}/plan.json") is None or device.stat(f"{remote}/events.jsonl") is None:
+        # The host was gone before the probe started: nothing was measured.
+        return None
     folder = copy / "launches" / name
     folder.mkdir(parents=True)
     _pull_file(device, f"{remote}/plan.json", folder / "plan.json", codec.MAX_DOCUMENT_BYTES)
-    events = folder / "events.jsonl"
-    if device.stat(f"{remote}/events.jsonl") is None:
-        events.touch()
-    else:
-        _pull_file(device, f"{remote}/events.jsonl", events, MAX_EVENT_BYTES)
+    _pull_file(device, f"{remote}/events.jsonl", folder / "events.jsonl", MAX_EVENT_BYTES)
     plan = codec.read(folder / "plan.json", Plan)
     index = int(name)
     launch = Launch(

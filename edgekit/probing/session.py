@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 from collections.abc import Sequence
@@ -12,7 +13,14 @@ import msgspec
 
 from edgekit.device import conditions
 from edgekit.device.base import Device
-from edgekit.errors import DeviceFailedError, DeviceUnavailableError, InputError, ProbeError, UnfaithfulError
+from edgekit.errors import (
+    DeviceFailedError,
+    DeviceUnavailableError,
+    EdgekitError,
+    InputError,
+    ProbeError,
+    UnfaithfulError,
+)
 from edgekit.probing import recovery
 from edgekit.probing.launcher import LaunchOutcome, launch_probe
 from edgekit.probing.planning import Cell, check_protocol, default_threads, launch_order, make_plan
@@ -37,6 +45,8 @@ class Target:
     #: The probe and the runtime library that execute it there.
     probe_path: str
     library_path: str
+    #: Libraries with faster operators than the runtime's own.
+    kernel_paths: tuple[str, ...] = ()
 
 
 @dataclass
@@ -77,12 +87,15 @@ class Session:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             for writer in writers:
                 writer.finish(status, None)
+            # A device that was lost keeps its copy: it may know more than the host.
+            if not isinstance(error, DeviceFailedError | DeviceUnavailableError):
+                with contextlib.suppress(EdgekitError):
+                    self._clean_device(writers)
             raise
         after = conditions.read(self.device)
         for writer in writers:
             writer.finish("done", after)
-            if not self.leave_on_device:
-                recovery.remove(self.device, writer.run.id)
+        self._clean_device(writers)
         return [writer.directory for writer in writers]
 
     def _run_all(self, writers: list[RunWriter], order: list[Cell]) -> None:
@@ -112,6 +125,11 @@ class Session:
             ProgressEvent(f"measure on {self.device.name}", done=len(order), total=len(order), unit="launches")
         )
 
+    def _clean_device(self, writers: list[RunWriter]) -> None:
+        if not self.leave_on_device:
+            for writer in writers:
+                recovery.remove(self.device, writer.run.id)
+
     def _launch(self, writer: RunWriter, cell: Cell, position: int) -> LaunchOutcome:
         target = self.targets[cell.bundle]
         plan = make_plan(
@@ -120,6 +138,7 @@ class Session:
             target.bundle,
             model_path=target.model_path,
             library_path=target.library_path,
+            kernel_paths=target.kernel_paths,
         )
         folder = writer.begin_launch(plan)
         pending = Launch(

@@ -118,9 +118,14 @@ def notes(comparison: Comparison) -> list[str]:
     for row in rows:
         if row.fidelity != "real":
             found.append(f"{row.label}: {row.fidelity} device, its times say nothing about speed.")
-    found += [
-        f"Unstable: {row.label} {row.test}, {', '.join(row.unstable)}." for row in comparison.rows if row.unstable
+    unstable = [
+        f"{row.label} {row.test} with {row.threads} {'thread' if row.threads == 1 else 'threads'} "
+        f"({'; '.join(row.unstable)})"
+        for row in comparison.rows
+        if row.unstable
     ]
+    if unstable:
+        found.append(f"Unstable samples: {', '.join(unstable)}.")
     found += [f"Missing: {fault}." for fault in comparison.faults]
     return list(dict.fromkeys(found))
 

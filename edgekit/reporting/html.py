@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-import edgekit
 from edgekit.analysis.compare import compare
 from edgekit.analysis.comparison import Comparison
 from edgekit.analysis.labels import labels
@@ -25,6 +25,7 @@ from edgekit.reporting.sections import Cells, Plot
 from edgekit.schema.storage import write_atomically
 
 STAGE = "write report"
+DISTRIBUTION = "edgekit-slm"
 _TEMPLATES = Path(__file__).parent / "templates"
 
 #: What would end a data block early, or a line of it where JavaScript counts lines.
@@ -105,7 +106,7 @@ def render_report(
         commands=sections.commands(runs),
         data=script_json({"comparison": list(records_of(comparison)), "faults": comparison.faults}),
         css=(_TEMPLATES / "report.css").read_text(encoding="utf-8"),
-        version=edgekit.__version__,
+        version=version(DISTRIBUTION),
     )
     return text
 
@@ -150,7 +151,8 @@ def _sections(
         Section(
             "latency",
             "Each token",
-            "Time of every token over its position: the line is the median, the band the range of the samples.",
+            "Time of every token over its position: the line is the median, the band the range of the samples. "
+            "A stall that would flatten the rest is cut off; the table has the longest.",
             sections.latency_plots(runs, names),
             [sections.first_token_table(comparison), sections.token_table(comparison)],
         ),

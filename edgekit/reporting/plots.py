@@ -53,7 +53,7 @@ def speeds(rows: Sequence[Row], labels: Sequence[str], *, limit: float) -> Any:
         for row in rows
     ]
     points = [
-        {"label": entry["label"], "speed": speed}
+        {"label": entry["label"], "speed": speed, "about": f"{row.label}: sample of {speed:.2f} t/s"}
         for row, entry in zip(rows, values, strict=True)
         for speed in row.samples_tok_s[:MAX_POINTS]
     ]
@@ -61,16 +61,23 @@ def speeds(rows: Sequence[Row], labels: Sequence[str], *, limit: float) -> Any:
     scale = alt.Scale(domain=[0, limit], nice=False)
     axis = alt.Axis(title="tokens per second", grid=True)
     data = _data(values)
-    base = alt.Chart(data).encode(y=y)
+    base = alt.Chart(data).encode(y=y, description="about:N")
     bars = base.mark_bar(opacity=0.28, height={"band": 0.72}).encode(
         x=alt.X("median:Q", scale=scale, axis=axis),
         color=_colours(labels),
-        description="about:N",
     )
-    median = base.mark_tick(thickness=3, size=_BAR_STEP * 0.72).encode(x="median:Q", color=_colours(labels))
-    samples = alt.Chart(_data(points)).mark_circle(size=16, opacity=0.55, color="var(--ink-2)").encode(y=y, x="speed:Q")
-    rule = base.mark_rule(strokeWidth=1.5, color="var(--ink)").encode(x="low:Q", x2="high:Q", description="about:N")
-    ends = [base.mark_tick(thickness=1.5, size=12, color="var(--ink)").encode(x=f"{end}:Q") for end in ("low", "high")]
+    median = base.mark_tick(thickness=3, opacity=1, size=_BAR_STEP * 0.72).encode(x="median:Q", color=_colours(labels))
+    # Below the whisker, which would hide them.
+    samples = (
+        alt.Chart(_data(points))
+        .mark_circle(size=20, opacity=0.7, color="var(--ink-2)", yOffset=8)
+        .encode(y=y, x="speed:Q", description="about:N")
+    )
+    rule = base.mark_rule(strokeWidth=1.5, color="var(--ink)").encode(x="low:Q", x2="high:Q")
+    ends = [
+        base.mark_tick(thickness=1.5, opacity=1, size=12, color="var(--ink)").encode(x=f"{end}:Q")
+        for end in ("low", "high")
+    ]
     text = base.mark_text(align="left", dx=9, fontWeight=600).encode(x="high:Q", text="text:N")
     return alt.layer(bars, median, samples, rule, *ends, text).properties(height={"step": _BAR_STEP})
 
@@ -105,11 +112,12 @@ def ratios(rows: Sequence[Row], labels: Sequence[str], *, baseline: str) -> Any:
             axis=alt.Axis(title=None, labelFontSize=11, labelLimit=170),
         ),
         color=_colours(labels),
+        description="about:N",
     )
     x = alt.X("ratio:Q", scale=scale, axis=alt.Axis(title=f"speed over {baseline} (logarithmic)", format="~r"))
     one = alt.Chart(_data([{"one": 1}])).mark_rule(color="var(--ink-2)", strokeDash=[4, 3]).encode(x="one:Q")
     rule = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q")
-    point = base.mark_point(size=60, strokeWidth=2).encode(
+    point = base.mark_point(size=60, strokeWidth=2, opacity=1).encode(
         x=x,
         fill=alt.condition(
             "datum.clear", alt.Color("colour:N", scale=_scale(labels), legend=None), alt.value("var(--paper)")
@@ -164,7 +172,7 @@ def trade_off(entries: Sequence[dict[str, Any]], labels: Sequence[str]) -> Any:
 
 
 def token_latency(series: Sequence[TokenSeries], labels: Sequence[str]) -> Any:
-    """Milliseconds of each token over its position: median line, range of the samples as a band."""
+    """Milliseconds of each token over its position: median line, range of the samples as a band, cut at the top."""
     import altair as alt
 
     values: list[dict[str, Any]] = [
@@ -172,11 +180,13 @@ def token_latency(series: Sequence[TokenSeries], labels: Sequence[str]) -> Any:
         for entry in series
         for at, mid, low, high in zip(entry.position, entry.median, entry.low, entry.high, strict=True)
     ]
+    # A single stall would flatten everything else; how long it was stands in the table.
+    top = min(max(entry["high"] for entry in values), 2.5 * max(entry["median"] for entry in values)) * 1.05
     shown = [label for label in labels if any(entry.label == label for entry in series)]
     colour = alt.Color(
         "label:N",
         scale=_scale(labels),
-        legend=alt.Legend(title=None, values=shown),
+        legend=alt.Legend(title=None, values=shown, symbolOpacity=1, symbolType="square", symbolStrokeWidth=0),
     )
     base = alt.Chart(_data(values)).encode(
         x=alt.X(
@@ -184,12 +194,12 @@ def token_latency(series: Sequence[TokenSeries], labels: Sequence[str]) -> Any:
         ),
         detail="run:N",
     )
-    band = base.mark_area(opacity=0.18).encode(
-        y=alt.Y("low:Q", axis=alt.Axis(title="milliseconds per token"), scale=alt.Scale(domainMin=0)),
+    band = base.mark_area(opacity=0.18, clip=True).encode(
+        y=alt.Y("low:Q", axis=alt.Axis(title="milliseconds per token"), scale=alt.Scale(domain=[0, top], nice=False)),
         y2="high:Q",
-        color=alt.Color("label:N", scale=_scale(labels), legend=None),
+        color=colour,
     )
-    line = base.mark_line(strokeWidth=2).encode(y="median:Q", color=colour, description="label:N")
+    line = base.mark_line(strokeWidth=2, clip=True).encode(y="median:Q", color=colour, description="label:N")
     return alt.layer(band, line).properties(height=220)
 
 

@@ -227,14 +227,17 @@ def token_table(comparison: Comparison) -> Cells:
             row.label,
             str(row.threads),
             row.test,
-            *(formats.milliseconds(value) for value in (row.token_p50_ms, row.token_p90_ms, row.token_p99_ms)),
+            *(
+                formats.milliseconds(value)
+                for value in (row.token_p50_ms, row.token_p90_ms, row.token_p99_ms, row.token_max_ms)
+            ),
             str(row.samples * row.tokens),
         ]
         for row in comparison.rows
         if row.kind == "decode"
     ]
-    titles = ["bundle", "threads", "test", "median", "90%", "99%", "tokens timed"]
-    return texts("Time of each token, percentiles", titles, rows, right=(1, 3, 4, 5, 6))
+    titles = ["bundle", "threads", "test", "median", "90%", "99%", "longest", "tokens timed"]
+    return texts("Time of each token, percentiles", titles, rows, right=(1, 3, 4, 5, 6, 7))
 
 
 def speed_table(comparison: Comparison) -> Cells:

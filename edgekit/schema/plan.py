@@ -43,6 +43,8 @@ class OnnxArtefact(msgspec.Struct, frozen=True, kw_only=True, tag="onnxruntime",
     vocab: int
     #: Session options of the runtime, passed on as they stand (``session.intra_op.allow_spinning`` and the like).
     session_config: dict[str, str] = msgspec.field(default_factory=dict)
+    #: Libraries with further operators or kernels (``RegisterCustomOps``), registered before the model is loaded.
+    kernel_libraries: list[str] = msgspec.field(default_factory=list)
 
 
 class Plan(Document, frozen=True, kw_only=True):

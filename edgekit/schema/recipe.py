@@ -59,7 +59,7 @@ class RecipeProfile(Document, frozen=True, kw_only=True):
     #: The LM head, and the embedding where it is the same (tied) matrix.
     head: MatrixFormat
     embedding: MatrixFormat
-    #: Layers kept in another format: ``select`` says how they are found (e.g. ``sensitivity``), the rest is its options.
+    #: Layers kept in another format: ``select`` says how they are found, the rest is its options.
     mixed: dict[str, Any] | None = None
     thresholds: Thresholds
     #: Per runtime: options of the runtime's own (e.g. ``accuracy_level``), or ``refused = "reason"``.

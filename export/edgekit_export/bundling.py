@@ -25,10 +25,7 @@ def new_bundle(target: Path) -> Iterator[Path]:
         InputError: ``target`` holds something that is no bundle.
         HostStorageError: the disk is full or cannot be written.
     """
-    if target.exists() and not is_replaceable(target):
-        raise InputError(
-            f"write the bundle to {target}: something else is there", hint="move it away, or choose another folder"
-        )
+    refuse_to_overwrite(target)
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.part-", dir=target.parent))
@@ -46,8 +43,19 @@ def write_manifest(directory: Path, bundle: Bundle) -> None:
     (directory / MANIFEST).write_bytes(codec.encode(bundle))
 
 
-def is_replaceable(target: Path) -> bool:
-    """Whether ``target`` is a bundle or an empty folder: nothing a person would miss."""
+def refuse_to_overwrite(target: Path) -> None:
+    """Raise unless ``target`` is nothing, a bundle or an empty folder: nothing a person would miss.
+
+    Raises:
+        InputError: something else is there.
+    """
+    if target.exists() and not _is_replaceable(target):
+        raise InputError(
+            f"write the bundle to {target}: something else is there", hint="move it away, or choose another folder"
+        )
+
+
+def _is_replaceable(target: Path) -> bool:
     return target.is_dir() and not target.is_symlink() and ((target / MANIFEST).is_file() or not any(target.iterdir()))
 
 

@@ -13,7 +13,7 @@ from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.schema.bundle import MANIFEST, Bundle, BundleFile, FileRole, Recipe, Runtime, RuntimeName
 from edgekit.schema.integrity import check_bundle, describe_file, read_manifest
 from edgekit.schema.recipe import RecipeProfile, load_recipe
-from edgekit_export.bundling import new_bundle, write_manifest
+from edgekit_export.bundling import new_bundle, refuse_to_overwrite, write_manifest
 from edgekit_export.costs import Stages
 from edgekit_export.fingerprint import fingerprint, versions
 from edgekit_export.gate.judge import judge, refuse_or_record
@@ -136,6 +136,8 @@ class _Export:
         pending = [profile for profile in profiles if profile.name not in outcomes]
         if not pending:
             return
+        for profile in pending:
+            refuse_to_overwrite(self._target(profile))
         with self._stages.stage("trace"):
             template = build_template(self._source.config, context_length=self._context, progress=self._progress)
         with self._stages.stage("reference"):
@@ -171,7 +173,9 @@ class _Export:
         target = self._target(profile)
         with new_bundle(target) as directory:
             with stages.stage("write"):
-                written = write_model(template, source.tensors, profile, directory, self._progress)
+                written = write_model(
+                    template, source.tensors, profile, directory, self._progress, energy=reference.energy
+                )
                 side_files = source.save_side_files(directory)
             with stages.stage("gate"):
                 judged = judge(

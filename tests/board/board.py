@@ -103,11 +103,17 @@ class Board:
             self._storage = f"tmpfs:{storage_bytes}"
         self._process: subprocess.Popen[bytes] | None = None
         self._number: int | None = None
+        self._linked = False
 
     @property
     def host(self) -> str:
         """The board's address."""
         return f"10.77.{self._number}.2"
+
+    @property
+    def _link(self) -> str:
+        """The host's end of the board's network."""
+        return f"ekboard{self._number}"
 
     @property
     def serial(self) -> str:
@@ -143,6 +149,10 @@ class Board:
             for pipe in (process.stdin, process.stdout):
                 if pipe:
                     pipe.close()
+            # Unanswered connections can keep a dead network alive for minutes.
+            if self._linked:
+                self._linked = False
+                subprocess.run(["ip", "link", "delete", self._link], capture_output=True, check=False)
 
     def restart(self) -> None:
         """Cut the board off as a power failure would and bring it up again, storage (a directory) kept."""
@@ -204,9 +214,8 @@ class Board:
         if process.stdout is None or process.stdin is None or process.stdout.readline() != b"ready\n":
             self.stop()
             raise RuntimeError(f"the board did not start: {self.log.read_text(errors='replace')}")
-        link = f"ekboard{number}"
         added = subprocess.run(
-            ["ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(process.pid)],
+            ["ip", "link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", str(process.pid)],
             capture_output=True,
             check=False,
         )
@@ -215,8 +224,9 @@ class Board:
             if b"exists" in added.stderr:
                 return False
             raise RuntimeError(f"the board has no network: {added.stderr.decode()}")
-        subprocess.run(["ip", "address", "add", f"10.77.{number}.1/30", "dev", link], check=True)
-        subprocess.run(["ip", "link", "set", link, "up"], check=True)
+        self._linked = True
+        subprocess.run(["ip", "address", "add", f"10.77.{number}.1/30", "dev", self._link], check=True)
+        subprocess.run(["ip", "link", "set", self._link, "up"], check=True)
         process.stdin.write(b"go\n")
         process.stdin.flush()
         if process.stdout.readline() != b"up\n":
@@ -266,6 +276,19 @@ def arm_cpuinfo(cpus: int) -> str:
     return "".join(block.replace("processor\t: 0", f"processor\t: {cpu}") + "\n\n" for cpu in range(cpus))
 
 
+def free_port() -> int:
+    """A port of this machine on which nobody listens.
+
+    None of those that the kernel gives to clients: who connects there before anybody
+    listens may get connected to himself.
+    """
+    for port in random.sample(range(20000, 30000), 100):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no free port")
+
+
 @contextlib.contextmanager
 def adb_server(directory: Path) -> Iterator[dict[str, str]]:
     """An adb server of our own with its own key; yields the variables that lead to it.
@@ -273,9 +296,7 @@ def adb_server(directory: Path) -> Iterator[dict[str, str]]:
     It is a child of this process, so it dies with it and touches neither the user's server nor keys.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     remote = ("ADB_SERVER_SOCKET", "ANDROID_ADB_SERVER_ADDRESS")
     environment = {key: value for key, value in os.environ.items() if key not in remote}
     # Every name under which versions of adb look for a home; no multicast into the host's networks.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.device import adb, local
 from edgekit.device.base import Device
 from edgekit.device.local import LocalDevice
 from edgekit.errors import DeviceFailedError, HostStorageError, InputError
@@ -33,6 +34,13 @@ def device(request: pytest.FixtureRequest, tmp_path: Path) -> Device:
     board = request.getfixturevalue(request.param)
     made: Device = board.device()
     return made
+
+
+@pytest.fixture
+def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait as long as a real probe may need to end."""
+    for module in (local, adb):
+        monkeypatch.setattr(module, "TERMINATION_GRACE_S", 0.5)
 
 
 @pytest.fixture
@@ -141,7 +149,7 @@ def test_a_late_command_is_killed(device: Device) -> None:
     assert not running(device, f"sleep {LONG}")
 
 
-def test_a_late_command_that_ignores_the_polite_signal_is_killed(device: Device) -> None:
+def test_a_late_command_that_ignores_the_polite_signal_is_killed(device: Device, short_grace: None) -> None:
     started = time.monotonic()
     with pytest.raises(DeviceFailedError, match="not done after"):
         device.run(["sh", "-c", f"trap '' TERM; : {LONG}; while true; do sleep 0.2; done"], timeout=0.5)
@@ -180,7 +188,7 @@ def test_cancelling_lets_the_command_say_goodbye(device: Device) -> None:
     assert done.exit_code == 5
 
 
-def test_cancelling_what_does_not_listen_kills_it_and_its_children(device: Device) -> None:
+def test_cancelling_what_does_not_listen_kills_it_and_its_children(device: Device, short_grace: None) -> None:
     cancel = threading.Event()
     done = device.stream(
         ["sh", "-c", f"trap '' TERM; echo ready; sleep {LONG} & while true; do sleep 0.2; done"],

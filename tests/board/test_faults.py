@@ -14,7 +14,7 @@ import pytest
 from board import Board
 
 from edgekit.deploy.store import Store, StoreFile
-from edgekit.device import conditions, facts
+from edgekit.device import adb, adb_wire, conditions, facts
 from edgekit.device.base import Device
 from edgekit.device.discover import list_devices, resolve
 from edgekit.errors import DeviceFailedError, DeviceUnavailableError, InputError, UnsupportedError
@@ -25,6 +25,14 @@ pytestmark = pytest.mark.board
 MIB = 1 << 20
 #: Far above what is needed on a busy machine, far below the deadlines of the calls themselves.
 SOON_S = 60.0
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take silence for death sooner than for real devices, to save the tests' time."""
+    monkeypatch.setattr(adb, "LIVENESS_S", 1.0)
+    monkeypatch.setattr(adb, "LIVENESS_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(adb_wire, "STALL_S", 3.0)
 
 
 @pytest.fixture
@@ -42,8 +50,12 @@ def ends_soon(call: Callable[[], object]) -> DeviceFailedError:
     return caught.value
 
 
-@pytest.mark.parametrize("how", ["kill_adbd", "stop"])
-def test_a_device_that_vanishes_during_a_push(victim: Board, tmp_path: Path, how: str) -> None:
+#: A process that dies closes its connections; a cable that is pulled out closes none.
+HOW = ["kill_adbd", "stop"]
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_a_device_that_vanishes_during_a_push(victim: Board, impatient: None, tmp_path: Path, how: str) -> None:
     device = victim.device()
     data = tmp_path / "weights"
     data.write_bytes(os.urandom(48 * MIB))
@@ -63,17 +75,17 @@ def test_a_device_that_vanishes_during_a_push(victim: Board, tmp_path: Path, how
     assert "push weights" in error.message
     assert error.hint
 
-    # The same call is all it takes once the device is back.
+    # The same call is all it takes once the device is back, although the server may take it for still connected.
     victim.restart()
-    again = victim.device()
+    again = resolve(f"adb:{victim.serial}")
     assert Store(again).place("bundles", [file]).bytes_sent == 48 * MIB
     assert again.run(["sha256sum", f"{again.root}/objects/{file.sha256}"]).stdout.decode().split()[0] == file.sha256
     assert again.run(["cat", f"{kept.directory}/small"]).stdout == b"small"
     assert b".part" not in again.run(["find", again.root]).stdout
 
 
-@pytest.mark.parametrize("how", ["kill_adbd", "stop"])
-def test_a_device_that_vanishes_during_a_stream(victim: Board, how: str) -> None:
+@pytest.mark.parametrize("how", HOW)
+def test_a_device_that_vanishes_during_a_stream(victim: Board, impatient: None, how: str) -> None:
     device = victim.device()
     heard: list[bytes] = []
     timer = threading.Timer(1.0, getattr(victim, how))
@@ -91,12 +103,8 @@ def test_a_device_that_vanishes_during_a_stream(victim: Board, how: str) -> None
     assert b"".join(heard).startswith(b"tick\ntick\n")
 
 
-def test_a_silent_command_on_a_dead_device_is_noticed(victim: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_command_on_a_dead_device_is_noticed(victim: Board, impatient: None) -> None:
     """A cable pulled out closes no connection: adbd itself must be asked."""
-    from edgekit.device import adb
-
-    monkeypatch.setattr(adb, "LIVENESS_S", 1.0)
-    monkeypatch.setattr(adb, "LIVENESS_TIMEOUT_S", 2.0)
     device = victim.device()
     timer = threading.Timer(1.5, lambda: victim.enter(["ip", "link", "set", "eth0", "down"]))
 
@@ -107,14 +115,12 @@ def test_a_silent_command_on_a_dead_device_is_noticed(victim: Board, monkeypatch
 
 
 def test_a_silent_command_on_a_live_device_is_left_alone(x86_board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgekit.device import adb
-
     monkeypatch.setattr(adb, "LIVENESS_S", 0.2)
     done = x86_board.device().stream(["sh", "-c", "sleep 2; echo done"], on_stdout=lambda piece: None, timeout=60)
     assert done.exit_code == 0
 
 
-def test_calls_to_a_device_that_is_gone(victim: Board, tmp_path: Path) -> None:
+def test_calls_to_a_device_that_is_gone(victim: Board, impatient: None, tmp_path: Path) -> None:
     device = victim.device()
     assert device.run(["true"]).exit_code == 0
     victim.stop()
@@ -129,16 +135,19 @@ def test_calls_to_a_device_that_is_gone(victim: Board, tmp_path: Path) -> None:
 
 
 def test_no_server_can_be_started(adb_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(free.getsockname()[1]))
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(boards.free_port()))
     monkeypatch.setenv("ADBUTILS_ADB_PATH", "/bin/false")
     with pytest.raises(DeviceUnavailableError, match="start an adb server with /bin/false") as caught:
         resolve("adb")
     assert caught.value.hint
     monkeypatch.setenv("ADBUTILS_ADB_PATH", "/nonexistent/adb")
     with pytest.raises(DeviceUnavailableError, match="start an adb server"):
-        list_devices()
+        resolve("adb")
+    # A list shows what there is, and says what is missing.
+    local, adb = list_devices()
+    assert (local.name, local.state) == ("local", "device")
+    assert (adb.name, adb.state) == ("adb", "no server")
+    assert "start an adb server" in (adb.advice or "")
 
 
 @pytest.mark.parametrize("adb", ["on the PATH", "of adbutils"])
@@ -147,9 +156,7 @@ def test_a_server_is_started_where_there_is_none(
 ) -> None:
     if adb == "of adbutils":
         monkeypatch.setenv("PATH", str(tmp_path))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = boards.free_port()
     monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
     for name in ("HOME", "ANDROID_USER_HOME", "ANDROID_SDK_HOME", "TMPDIR"):
         monkeypatch.setenv(name, str(tmp_path))
@@ -184,6 +191,16 @@ def test_variables_that_cannot_be_understood(
     monkeypatch.setenv(name, value)
     with pytest.raises(error, match=name):
         resolve("adb")
+
+
+def test_older_devices_are_asked_in_the_older_way(x86_board: Board) -> None:
+    device = x86_board.device()
+    modern = [device.stat(path) for path in ("/etc/hostname", "/etc", "/missing")]
+    device._features = frozenset({"shell_v2"})
+    assert [device.stat(path) for path in ("/etc/hostname", "/etc", "/missing")] == modern
+    device._features = frozenset({"cmd"})
+    with pytest.raises(UnsupportedError, match="cannot tell exit codes"):
+        device.run(["true"])
 
 
 def test_names_of_devices(new_board: Callable[..., Board], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

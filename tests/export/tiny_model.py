@@ -30,7 +30,7 @@ CONFIG = {
     "rope_theta": 50000.0,
     "tie_word_embeddings": True,
 }
-STEPS, WINDOW, BATCH = 240, 96, 8
+STEPS, WINDOW, BATCH = 160, 96, 6
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

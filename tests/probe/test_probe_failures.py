@@ -97,6 +97,12 @@ def test_library_that_is_missing_or_is_not_one(launch, model: ProbeModel, tmp_pa
         assert "not onnxruntime" in launch(model.plan(libm, [])).refused("runtime", 4)
 
 
+def test_kernel_library_that_is_missing_or_is_not_one(launch, model: ProbeModel, library: Path) -> None:
+    plan = model.plan(library, [PREFILL])
+    for path in ("/nowhere/kernels.so", str(library)):
+        assert path in launch(changed(plan, "artefact.kernel_libraries", [path])).refused("runtime", 4)
+
+
 def test_affinity_the_kernel_refuses(launch, model: ProbeModel, library: Path) -> None:
     assert "1000" in launch(model.plan(library, [PREFILL], affinity=[1000])).refused("affinity", 8)
 
@@ -132,6 +138,7 @@ def test_newer_plan(launch, model: ProbeModel, library: Path) -> None:
         ("artefact", ...),
         ("artefact.vocab", 0),
         ("artefact.session_config", {"key": 1}),
+        ("artefact.kernel_libraries", [1]),
         ("artefact.interface.past", []),
         ("artefact.interface.cache_shape", [[1, 2, CONTEXT]] * 4),
         ("artefact.interface.cache_shape", [[1, 2, CONTEXT - 1, 16]] * 4),

@@ -183,6 +183,16 @@ def test_plots_are_sound_svg(page: str) -> None:
                 assert "undefined" not in value
 
 
+def test_plots_refer_to_their_own_parts(page: str) -> None:
+    drawn = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    referring = 0
+    for text in drawn:
+        wanted = set(re.findall(r"url\(#([^)]+)\)", text))
+        assert wanted <= set(re.findall(r'\bid="([^"]+)"', text))
+        referring += bool(wanted)
+    assert referring >= 2, "the latency plots are cut at their top"
+
+
 def test_hostile_strings_stay_text(tmp_path: Path) -> None:
     made = bundle("w4", model=HOSTILE)
     other = bundle("w8", model="plain" + HOSTILE)

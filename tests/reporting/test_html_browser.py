@@ -162,6 +162,8 @@ def test_it_prints_in_black_on_white(browser: Chromium, report: Path) -> None:
         "[...document.querySelectorAll('.scroll')].filter(e => getComputedStyle(e).overflowX !== 'visible').length"
     )
     assert clipped == 0
+    # A sheet of A4 inside its margins is narrower than this; the browser would shrink what does not fit.
+    assert browser.evaluate("document.documentElement.scrollWidth") == 800
 
 
 def test_the_browser_would_notice(browser: Chromium, tmp_path: Path) -> None:

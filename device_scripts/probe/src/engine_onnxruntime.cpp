@@ -132,6 +132,9 @@ void OrtModel::create_session(const ort::Env* env, int threads) {
       model(api_.add_session_config_entry(options.get(), key.c_str(), value.c_str()));
     }
   }
+  for (const std::string& path : artefact_.kernel_libraries)
+    check(api_.register_custom_ops_library(options.get(), path.c_str()), Exit::kRuntime, "runtime",
+          "load the kernel library " + path);
   model(api_.create_session(env, artefact_.model_path.c_str(), options.get(), session_.out()));
 }
 

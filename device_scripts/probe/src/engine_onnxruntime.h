@@ -101,6 +101,10 @@ class OrtModel {
   float logit(std::int64_t id) const;
   void cancel() const;
 
+  // For the bare loop that the probe's overhead is measured against.
+  const ort::Api& api() const { return api_; }
+  ort::Session* session() const { return session_.get(); }
+
  private:
   // One set of inputs and outputs: step and prefill differ in the token tensor only.
   struct Pass {
@@ -154,6 +158,7 @@ class OnnxRuntimeEngine : public Engine {
   void step(std::int64_t token) override { model_->run_step(token); }
   float logit(std::int64_t id) const override { return model_->logit(id); }
   void cancel() override;
+  const OrtModel& model() const { return *model_; }
 
  private:
   OrtLibrary library_;

@@ -82,6 +82,7 @@ struct Api {
   Entry<135, void(IoBinding*)> release_io_binding;
   Entry<136, Status*(IoBinding*, const char* name, const Value*)> bind_input;
   Entry<137, Status*(IoBinding*, const char* name, const Value*)> bind_output;
+  Entry<228, Status*(SessionOptions*, const char* path)> register_custom_ops_library;
 
   explicit Api(Table table) {
     get_error_message.bind(table);
@@ -112,6 +113,7 @@ struct Api {
     release_io_binding.bind(table);
     bind_input.bind(table);
     bind_output.bind(table);
+    register_custom_ops_library.bind(table);
   }
 };
 

@@ -157,6 +157,7 @@ Artefact read_artefact(const Json& json) {
       out.session_config.emplace_back(key, value.text);
     }
   }
+  if (in.optional("kernel_libraries")) out.kernel_libraries = in.texts("kernel_libraries");
   return out;
 }
 

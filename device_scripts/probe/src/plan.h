@@ -33,6 +33,8 @@ struct Artefact {
   std::int64_t vocab = 0;
   // Session options of the runtime's own, passed on as they stand.
   std::vector<std::pair<std::string, std::string>> session_config;
+  // Libraries with further operators or kernels, registered before the model is loaded.
+  std::vector<std::string> kernel_libraries;
 };
 
 struct Trial {

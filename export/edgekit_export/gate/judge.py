@@ -91,7 +91,7 @@ def judge(
     stored = StoredModel(model)
     structural = [
         check_rope(stored, source.config),
-        check_weights(stored, source.tensors, source.tied, progress=progress),
+        check_weights(stored, source.tensors, source.tied, reference.energy, progress=progress),
         check_tokenizer(model.parent, source),
         check_end_tokens(model.parent, source, tokenizer),
         _check_steps(step_divergence, thresholds),

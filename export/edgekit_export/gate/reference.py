@@ -10,6 +10,7 @@ import torch
 from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit_export.gate.divergence import Logits
 from edgekit_export.gate.text import GateText
+from edgekit_export.onnx import calibration_tokens, measure_energy
 from edgekit_export.sources import ModelSource
 
 #: Greedy tokens compared with the export.
@@ -23,11 +24,20 @@ class Reference:
         text: what was read.
         logits: per window ``[tokens, vocab]``, float32.
         greedy: continuation of the prompt, up to an end token.
+        energy: mean square of each linear layer's inputs, for quantizing and for judging what it lost.
         description: what the reference is, for the bundle.
     """
 
-    def __init__(self, text: GateText, logits: list[Logits], greedy: list[int], description: str) -> None:
+    def __init__(
+        self,
+        text: GateText,
+        logits: list[Logits],
+        greedy: list[int],
+        energy: dict[str, torch.Tensor],
+        description: str,
+    ) -> None:
         self.text = text
+        self.energy = energy
         self.logits = logits
         self.greedy = greedy
         self.description = description
@@ -51,9 +61,12 @@ def compute_reference(
         steps = min(GREEDY_TOKENS, context_length - len(text.prompt))
         greedy = _greedy(model, text.prompt, steps, set(source.eos_ids))
         progress(ProgressEvent("reference", len(text.windows) + 1, len(text.windows) + 1, "windows"))
+    tokenizer = source.tokenizer.object if source.tokenizer is not None else None
+    tokens = calibration_tokens(tokenizer, source.architecture.vocab)
+    energy = measure_energy(model, tokens[: source.architecture.max_position])
     del model
     gc.collect()
-    return Reference(text, logits, greedy, describe_reference(source))
+    return Reference(text, logits, greedy, energy, describe_reference(source))
 
 
 def describe_reference(source: ModelSource) -> str:

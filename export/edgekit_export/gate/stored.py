@@ -98,6 +98,9 @@ class StoredModel:
             if node.op_type == "MatMulNBits" and node.input[1] not in seen:
                 seen.add(node.input[1])
                 yield self._blocks(node)
+            elif node.op_type == "DynamicQuantizeMatMul" and node.input[1] not in seen:
+                seen.add(node.input[1])
+                yield self._channels(node)
         for name, tensor in self._initializers.items():
             if not name.endswith((".rows", ".scales", ".zero_points")) and _is_parameter(name, tensor):
                 yield self._plain(name, tensor)
@@ -118,6 +121,20 @@ class StoredModel:
             plus=plus,
             tensors=tensors,
             shape=[values["N"], values["K"]],
+        )
+
+    def _channels(self, node: Any) -> StoredMatrix:
+        columns, rows = self._initializers[node.input[1]].dims
+        parts, _, plus = _parse(node.input[1].removesuffix(".q8"))
+        return StoredMatrix(
+            parts=parts,
+            bits=8,
+            block=columns,
+            symmetric=True,
+            transposed=True,
+            plus=plus,
+            tensors={"data": node.input[1], "scales": node.input[2]},
+            shape=[rows, columns],
         )
 
     def _plain(self, name: str, tensor: Any) -> StoredMatrix:
@@ -143,6 +160,9 @@ class StoredModel:
             data = data.to(torch.float32)
             return data.T if matrix.transposed else data
         rows, columns = matrix.shape
+        if data.dtype == torch.int8:
+            scales = torch.from_numpy(np.array(self.array(matrix.tensors["scales"])))
+            return data.T.float() * scales.reshape(rows, 1)
         blocks = -(-columns // matrix.block)
         scales = torch.from_numpy(np.array(self.array(matrix.tensors["scales"]))).reshape(rows, blocks).float()
         quantized = _unpacked(data.reshape(rows, -1), matrix.bits).reshape(rows, blocks, matrix.block).float()

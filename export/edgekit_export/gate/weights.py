@@ -1,13 +1,14 @@
 """Weights in the file against weights of the source: can rounding alone explain the difference?
 
-A quantized block's error has an upper bound that follows from its bits and its length; what lies
-beyond it is a fault, whatever the model's output looks like. This finds a swapped scale or a damaged
-block that an average over many tokens would hide, and names it.
+Plain rounding leaves at most about one step of error in a block, and the step follows from the source's
+own values. What lies beyond it is a fault, whatever the model's output looks like. This finds a swapped
+scale or a damaged block that an average over many tokens would hide, and names it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import msgspec
 import torch
@@ -17,31 +18,48 @@ from edgekit.schema.bundle import GateCheck
 from edgekit_export.gate.stored import StoredMatrix, StoredModel
 from edgekit_export.sources.tensors import TensorStore
 
-#: Relative error of half-precision storage: 11 bits of mantissa, with room for values near zero.
-_HALF = 2e-3
-#: Rounding a zero point moves a block by up to half a step on top of the half step of each value;
-#: with all values at the worst at once that is one step. The mean over a block stays well below.
-_STEP_SHARE = 0.75
-#: Blocks of next to nothing have no meaningful relative error.
-_TINY = 1e-12
+#: A value is off by half a step, with a zero point rounded as well by up to one.
+STEPS = 1.05
+#: Relative error of half-precision storage (11 bits of mantissa), and of float32 after an addition.
+_HALF, _SINGLE = 5e-4, 1e-6
+#: Smallest number that half precision holds with full precision.
+_HALF_SMALLEST = 6.2e-5
+#: Inputs that hardly ever occur still count a little, as they do when quantizing.
+_FLOOR = 1e-3
+_TINY = 1e-30
+#: Values compared at a time: a large embedding must not exist several times over.
+_CHUNK = 1 << 21
 _SHOWN = 3
 
 
 class Suspect(msgspec.Struct, frozen=True, kw_only=True):
-    """A matrix with blocks that rounding cannot explain."""
+    """A matrix with blocks that rounding cannot explain; ``worst`` in units of what rounding may do."""
 
     name: str
     blocks: int
     of: int
     worst: float
-    limit: float
     rescaled: bool
 
 
 def check_weights(
-    stored: StoredModel, tensors: TensorStore, tied: dict[str, str], *, progress: Progress = silent
+    stored: StoredModel,
+    tensors: TensorStore,
+    tied: dict[str, str],
+    energy: Mapping[str, torch.Tensor],
+    *,
+    progress: Progress = silent,
 ) -> GateCheck:
-    """Compare every weight in the file with the source's."""
+    """Compare every weight in the file with the source's.
+
+    Args:
+        stored: the exported model.
+        tensors: weights of the source.
+        tied: other names of weights in ``tensors``.
+        energy: mean square of each matrix's inputs: errors count by what they are multiplied with,
+            since that is how quantization spends its precision.
+        progress: hears of each matrix.
+    """
     matrices = list(stored.matrices())
     suspects: list[Suspect] = []
     checked: set[str] = set()
@@ -51,13 +69,14 @@ def check_weights(
         if any(part not in tensors for part in parts):
             continue
         checked.update(parts)
-        suspect = compare_matrix(stored, matrix, torch.cat([tensors[part] for part in parts]))
+        values = [tensors[part] for part in parts]
+        source = values[0] if len(values) == 1 else torch.cat(values)
+        suspect = compare_matrix(stored, matrix, source, energy.get(parts[0]))
         if suspect is not None:
             suspects.append(suspect)
     progress(ProgressEvent("check weights", len(matrices), len(matrices), "tensors"))
     missing = [name for name in tensors if name not in checked]
-    suspects.sort(key=lambda suspect: suspect.worst / suspect.limit, reverse=True)
-    passed = not suspects and not missing
+    suspects.sort(key=lambda suspect: suspect.worst, reverse=True)
     causes = [_cause(suspect) for suspect in suspects[:_SHOWN]]
     if len(suspects) > _SHOWN:
         causes.append(f"{len(suspects) - _SHOWN} more matrices")
@@ -65,70 +84,83 @@ def check_weights(
         causes.append(f"not found in the file: {', '.join(missing[:_SHOWN])}")
     return GateCheck(
         name="weights",
-        passed=passed,
+        passed=not suspects and not missing,
         found=f"{len(suspects)} of {len(matrices)} tensors beyond rounding, {len(missing)} missing",
         limit="every block within what rounding to its bits can do",
         cause="; ".join(causes) or None,
     )
 
 
-def compare_matrix(stored: StoredModel, matrix: StoredMatrix, source: torch.Tensor) -> Suspect | None:
-    """Whether ``matrix`` is more than rounding away from ``source``."""
+def compare_matrix(
+    stored: StoredModel, matrix: StoredMatrix, source: torch.Tensor, energy: torch.Tensor | None
+) -> Suspect | None:
+    """Whether ``matrix`` is more than rounding away from ``source``, and where."""
     values = stored.values(matrix)
     wanted = source + matrix.plus if matrix.plus else source
     name = " + ".join(matrix.parts)
     if tuple(values.shape) != tuple(wanted.shape):
-        return Suspect(name=name, blocks=1, of=1, worst=math.inf, limit=1.0, rescaled=False)
-    block = matrix.block or (wanted.shape[-1] if wanted.ndim > 1 else wanted.numel())
-    values, wanted = _in_blocks(values, block), _in_blocks(wanted, block)
-    difference = (values - wanted).norm(dim=-1)
-    size = wanted.norm(dim=-1)
-    error = torch.where(size > _TINY, difference / size.clamp(min=_TINY), difference)
-    error = torch.where(error.isfinite(), error, torch.full_like(error, torch.inf))
-    limit = rounding_limit(matrix)
-    bad = error > limit
-    count = int(bad.sum())
-    if not count:
-        return None
-    return Suspect(
-        name=name,
-        blocks=count,
-        of=error.numel(),
-        worst=float(error.max()),
-        limit=limit,
-        rescaled=_fits_with_other_scales(values[bad], wanted[bad], limit),
-    )
+        return Suspect(name=name, blocks=1, of=1, worst=math.inf, rescaled=False)
+    importance = torch.ones(wanted.shape[-1]) if energy is None else energy + _FLOOR * energy.mean()
+    values, wanted = values.reshape(-1, values.shape[-1]), wanted.reshape(-1, wanted.shape[-1])
+    rows = max(1, _CHUNK // wanted.shape[1])
+    blocks = of = 0
+    worst, rescaled = 0.0, False
+    for start in range(0, len(wanted), rows):
+        ours, theirs = values[start : start + rows], wanted[start : start + rows]
+        if torch.equal(ours, theirs):
+            error = torch.zeros(1)
+            of += ours.numel() // (matrix.block or 1)
+        else:
+            if matrix.block is not None:
+                ours, theirs = _in_blocks(ours, matrix.block), _in_blocks(theirs, matrix.block)
+            error = _errors(ours, theirs, matrix, importance)
+            of += error.numel()
+        bad = error > 1
+        if bad.any():
+            blocks += int(bad.sum())
+            worst = max(worst, float(error.max()))
+            if matrix.block is not None:
+                rescaled = rescaled or _fits_with_other_scales(ours[bad], theirs[bad], matrix)
+    return Suspect(name=name, blocks=blocks, of=of, worst=worst, rescaled=rescaled) if blocks else None
 
 
-def rounding_limit(matrix: StoredMatrix) -> float:
-    """Largest relative error (2-norm) of a block that was rounded as well as plain rounding does it.
-
-    A symmetric block's largest value is half the range, an asymmetric one's two extremes span it,
-    so its norm is at least that many steps; each of its values is off by at most a share of one.
-    """
+def _errors(values: torch.Tensor, wanted: torch.Tensor, matrix: StoredMatrix, importance: torch.Tensor) -> torch.Tensor:
+    """Error of each value, or of each block ``[n, block]``, in units of what rounding may do."""
     if matrix.block is None:
-        return 1e-6 if matrix.bits == 32 else _HALF
-    steps = 2 ** (matrix.bits - 1) if matrix.symmetric else (2**matrix.bits - 1) / math.sqrt(2)
-    # Beyond one, a block of zeros would do as well.
-    return min(1.0, _STEP_SHARE * math.sqrt(matrix.block) / steps)
+        share, least = (_SINGLE, _TINY) if matrix.bits == 32 else (_HALF, _HALF_SMALLEST)
+        error = ((values - wanted).abs() / (share * wanted.abs().clamp(min=least))).reshape(-1)
+    else:
+        pattern = _in_blocks(importance[None], matrix.block)
+        weights = pattern.repeat(len(wanted) // len(pattern), 1)
+        error = (weights * (values - wanted).square()).sum(-1) / weights.sum(-1).clamp(min=_TINY)
+        error = error.sqrt() / (STEPS * plain_step(wanted, matrix)).clamp(min=_TINY)
+    return torch.where(error.isfinite(), error, torch.full_like(error, torch.inf))
+
+
+def plain_step(blocks: torch.Tensor, matrix: StoredMatrix) -> torch.Tensor:
+    """The step that plain rounding of each of ``blocks`` ``[n, block]`` to the matrix's bits would take."""
+    low, high = blocks.amin(-1), blocks.amax(-1)
+    if matrix.symmetric:
+        # Channels use the range without its lowest value.
+        steps = 2 ** (matrix.bits - 1) - (1 if matrix.transposed else 0)
+        return torch.maximum(-low, high) / steps
+    return (high.clamp(min=0) - low.clamp(max=0)) / (2**matrix.bits - 1)
 
 
 def _in_blocks(values: torch.Tensor, block: int) -> torch.Tensor:
-    values = values.reshape(-1, values.shape[-1]) if values.ndim > 1 else values.reshape(1, -1)
-    rest = -values.shape[1] % block
-    return torch.nn.functional.pad(values, (0, rest)).reshape(-1, block)
+    return torch.nn.functional.pad(values, (0, -values.shape[1] % block)).reshape(-1, block)
 
 
-def _fits_with_other_scales(values: torch.Tensor, wanted: torch.Tensor, limit: float) -> bool:
+def _fits_with_other_scales(values: torch.Tensor, wanted: torch.Tensor, matrix: StoredMatrix) -> bool:
     """Whether most of these blocks are right up to a factor: then their scales are at fault."""
     factor = (values * wanted).sum(-1) / (values * values).sum(-1).clamp(min=_TINY)
-    rest = (values * factor[:, None] - wanted).norm(dim=-1) / wanted.norm(dim=-1).clamp(min=_TINY)
-    return bool((rest <= limit).float().mean() > 0.5)
+    rest = (values * factor[:, None] - wanted).square().mean(-1).sqrt()
+    return bool((rest <= STEPS * plain_step(wanted, matrix)).float().mean() > 0.5)
 
 
 def _cause(suspect: Suspect) -> str:
     what = "its scales are swapped or damaged" if suspect.rescaled else "its values are damaged or from another tensor"
     return (
-        f"{suspect.name}: {suspect.blocks} of {suspect.of} blocks are up to {suspect.worst:.3g} off "
-        f"(rounding: at most {suspect.limit:.2g}); {what}"
+        f"{suspect.name}: {suspect.blocks} of {suspect.of} blocks are off by up to {suspect.worst:.3g} times "
+        f"what rounding can do; {what}"
     )

@@ -6,6 +6,7 @@ without weights, :func:`write_model` fills it in one recipe's formats and audits
 
 from edgekit_export.onnx.audit import audit
 from edgekit_export.onnx.bind import OnnxModelFiles, describe_interface, write_model
+from edgekit_export.onnx.calibrate import calibration_tokens, measure_energy
 from edgekit_export.onnx.full_logits import full_logits_graph, full_logits_session
 from edgekit_export.onnx.template import OnnxTemplate, build_template
 
@@ -14,8 +15,10 @@ __all__ = [
     "OnnxTemplate",
     "audit",
     "build_template",
+    "calibration_tokens",
     "describe_interface",
     "full_logits_graph",
     "full_logits_session",
+    "measure_energy",
     "write_model",
 ]

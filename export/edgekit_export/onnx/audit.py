@@ -64,8 +64,11 @@ def audit(
 class _Matrix:
     """A matrix as an operator of the file uses it."""
 
-    def __init__(self, name: str, scheme: str, bits: int | None, block: int | None, symmetric: bool) -> None:
+    def __init__(
+        self, name: str, scheme: str, bits: int | None, block: int | None, symmetric: bool, dtype: str = "float32"
+    ) -> None:
         self.name = name
+        self.dtype = dtype
         self.scheme = scheme
         self.bits = bits
         self.block = block
@@ -75,14 +78,14 @@ class _Matrix:
         if self.scheme != form.scheme:
             return False
         if form.scheme == "float":
-            return True
+            return self.dtype == form.dtype
         if form.scheme == "dynamic":
             return self.bits == form.bits
         return (self.bits, self.block, self.symmetric) == (form.bits, form.block, form.symmetric)
 
     def __str__(self) -> str:
         if self.scheme == "float":
-            return "float"
+            return self.dtype
         kind = "" if self.symmetric else " with zero points"
         return f"{self.scheme} {self.bits} bits in blocks of {self.block}{kind}"
 
@@ -97,10 +100,18 @@ def check_formats(model: Any, recipe: RecipeProfile) -> list[str]:
     """
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     options = runtime_options(recipe)
-    products, lookups, wrong = [], [], []
+    # A weight may pass through a cast that the runtime folds when it loads the model.
+    widened = {
+        node.output[0]: node.input[0]
+        for node in model.graph.node
+        if node.op_type == "Cast" and node.input[0] in initializers
+    }
+    products: list[_Matrix] = []
+    lookups: list[_Matrix] = []
+    wrong: list[str] = []
     for node in model.graph.node:
         attributes = _attributes(node)
-        matrix = _matrix(node, attributes, initializers)
+        matrix = _matrix(node, attributes, initializers, widened)
         if matrix is None:
             continue
         (lookups if node.op_type.startswith("Gather") else products).append(matrix)
@@ -133,7 +144,9 @@ def check_formats(model: Any, recipe: RecipeProfile) -> list[str]:
     return kept
 
 
-def _matrix(node: Any, attributes: dict[str, Any], initializers: dict[str, Any]) -> _Matrix | None:
+def _matrix(
+    node: Any, attributes: dict[str, Any], initializers: dict[str, Any], widened: dict[str, str]
+) -> _Matrix | None:
     """The constant matrix that ``node`` works with, if there is one."""
     inputs = list(node.input)
     if node.op_type == "MatMulNBits":
@@ -145,10 +158,17 @@ def _matrix(node: Any, attributes: dict[str, Any], initializers: dict[str, Any])
     if node.op_type == "DynamicQuantizeMatMul":
         return _Matrix(inputs[1], "dynamic", 8, None, True)
     if node.op_type in ("MatMul", "FusedMatMul", "Gemm"):
-        return _Matrix(inputs[1], "float", None, None, True) if inputs[1] in initializers else None
-    if node.op_type == "Gather" and inputs[0] in initializers:
-        return _Matrix(inputs[0], "float", None, None, True)
-    return None
+        name = widened.get(inputs[1], inputs[1])
+    elif node.op_type == "Gather":
+        name = inputs[0]
+    else:
+        return None
+    if name not in initializers:
+        return None
+    import onnx
+
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(initializers[name].data_type).name
+    return _Matrix(name, "float", None, None, True, dtype)
 
 
 def _is_mixed(matrix: _Matrix, recipe: RecipeProfile) -> bool:

@@ -19,7 +19,8 @@ from edgekit_export.onnx import interface
 from edgekit_export.onnx.external import DataFile, region
 from edgekit_export.onnx.graph import MICROSOFT, PLACEHOLDER, Graph, Node, Weight, to_proto
 from edgekit_export.onnx.positions import keep_last_position
-from edgekit_export.onnx.quantize import Quantized, quantize
+from edgekit_export.onnx.quantize import quantize, quantize_channels
+from edgekit_export.onnx.sensitivity import keep_sensitive
 from edgekit_export.onnx.template import OnnxTemplate
 
 MODEL = "model.onnx"
@@ -76,18 +77,26 @@ class Binder:
     """Writes one model; holds one matrix in memory at a time."""
 
     def __init__(
-        self, template: OnnxTemplate, state: Mapping[str, torch.Tensor], recipe: RecipeProfile, data: DataFile
+        self,
+        template: OnnxTemplate,
+        state: Mapping[str, torch.Tensor],
+        recipe: RecipeProfile,
+        data: DataFile,
+        energy: Mapping[str, torch.Tensor],
     ) -> None:
         self._state = state
+        self._energy = energy
+        self._counted: dict[str, int] = {}
         self._data = data
         self._options = runtime_options(recipe)
         self._graph = copy_graph(template.graph)
         keep_last_position(self._graph)
         self._formats = assign_formats(self._graph, recipe)
+        if recipe.mixed is not None:
+            self._formats |= keep_sensitive(self._graph, self._formats, recipe, self._value, self._energy_of)
         self._stored: dict[str, _Stored] = {}
         self.initializers: list[Any] = []
         self._names: set[str] = set()
-        self._counted: dict[str, int] = {}
 
     @property
     def parameters(self) -> int:
@@ -129,6 +138,11 @@ class Binder:
             raise InputError(f"parameter {' + '.join(weight.parts)} holds values that are not finite")
         return value.contiguous()
 
+    def _energy_of(self, name: str) -> torch.Tensor | None:
+        """Mean square of the inputs of the matrix ``name``; packed matrices share their input."""
+        weight = self._graph.weights[name]
+        return None if weight.transposed else self._energy.get(weight.parts[0])
+
     def _add(self, name: str, array: Any) -> Any:
         tensor = self._data.add(name, array)
         self.initializers.append(tensor)
@@ -157,7 +171,7 @@ class Binder:
         if stored is None:
             value = self._value(self._graph.weights[name])
             form = self._formats[name]
-            tensors = _WRITERS[form.scheme](self._add, name, value, form)
+            tensors = _WRITERS[form.scheme](self._add, name, value, form, self._energy_of(name))
             stored = _Stored(form, value.shape[0], value.shape[1], tensors)
             self._stored[name] = stored
         return stored
@@ -171,14 +185,18 @@ class Binder:
     def _linear(self, node: Node) -> list[Node]:
         name = node.inputs[1]
         stored = self._matrix(name)
-        return _LINEARS[stored.format.scheme](node, name, stored, self._bias(node), self._options)
+        return _LINEARS[stored.format.scheme](node, stored, self._bias(node), self._options)
 
     def _embed(self, node: Node) -> list[Node]:
         ids, name = node.inputs
         stored = self._matrix(name)
         form = stored.format
         if form.scheme == "float":
-            return [Node(op_type="Gather", inputs=[name, ids], outputs=node.outputs)]
+            rows = node.outputs[0] + ("" if form.dtype == "float32" else "/rows")
+            nodes = [Node(op_type="Gather", inputs=[name, ids], outputs=[rows])]
+            if rows not in node.outputs:
+                nodes.append(_to_float32(rows, node.outputs[0]))
+            return nodes
         if form.scheme != "weight-only" or stored.columns % (form.block or 1):
             raise UnsupportedError(
                 f"look up an embedding of width {stored.columns} quantized {form.scheme} in blocks of {form.block}",
@@ -213,14 +231,22 @@ class Binder:
 _Add = Callable[[str, Any], Any]
 
 
-def _write_float(add: _Add, name: str, value: torch.Tensor, form: MatrixFormat) -> dict[str, Any]:
+def _write_float(
+    add: _Add, name: str, value: torch.Tensor, form: MatrixFormat, energy: torch.Tensor | None
+) -> dict[str, Any]:
+    if form.dtype == "float16":
+        if float(value.abs().max()) > torch.finfo(torch.float16).max:
+            raise UnsupportedError(f"store {name} in 16 bits: its largest value does not fit", hint="use fp32")
+        value = value.to(torch.float16)
     return {"data": add(name, value.numpy())}
 
 
-def _write_blocks(add: _Add, name: str, value: torch.Tensor, form: MatrixFormat) -> dict[str, Any]:
+def _write_blocks(
+    add: _Add, name: str, value: torch.Tensor, form: MatrixFormat, energy: torch.Tensor | None
+) -> dict[str, Any]:
     if form.bits is None or form.block is None:
         raise InputError("a weight-only format needs `bits` and `block`")
-    found: Quantized = quantize(value, bits=form.bits, block=form.block, symmetric=form.symmetric)
+    found = quantize(value, bits=form.bits, block=form.block, symmetric=form.symmetric, energy=energy)
     tensors = {"data": add(f"{name}.q{form.bits}", found.packed.numpy())}
     tensors["scales"] = add(f"{name}.scales", found.scales.numpy())
     if found.zero_points is not None:
@@ -228,30 +254,55 @@ def _write_blocks(add: _Add, name: str, value: torch.Tensor, form: MatrixFormat)
     return tensors
 
 
-_WRITERS: dict[str, Callable[[_Add, str, torch.Tensor, MatrixFormat], dict[str, Any]]] = {
+def _write_channels(
+    add: _Add, name: str, value: torch.Tensor, form: MatrixFormat, energy: torch.Tensor | None
+) -> dict[str, Any]:
+    if (form.bits, form.block, form.symmetric) != (8, None, True):
+        raise UnsupportedError("dynamic quantization on onnxruntime takes 8 bits, symmetric, one scale per channel")
+    values, scales = quantize_channels(value)
+    return {
+        "data": add(f"{name}.q8", values.T.contiguous().numpy()),
+        "scales": add(f"{name}.scales", scales.numpy()),
+    }
+
+
+_WRITERS: dict[str, Callable[[_Add, str, torch.Tensor, MatrixFormat, torch.Tensor | None], dict[str, Any]]] = {
     "float": _write_float,
     "weight-only": _write_blocks,
+    "dynamic": _write_channels,
 }
 
 
-def _float_linear(node: Node, name: str, stored: _Stored, bias: str, options: dict[str, Any]) -> list[Node]:
+def _to_float32(value: str, result: str) -> Node:
+    return Node(op_type="Cast", inputs=[value], outputs=[result], attributes={"to": 1})
+
+
+def _float_linear(node: Node, stored: _Stored, bias: str, options: dict[str, Any]) -> list[Node]:
+    nodes = []
+    weight = stored.tensors["data"].name
+    if stored.format.dtype == "float16":
+        # The CPU provider multiplies in float32; it folds this cast when it loads the model.
+        wide = f"{weight}.float32"
+        nodes.append(_to_float32(weight, wide))
+        weight = wide
     # The weight stays as the source has it, [out, in], so that a tied embedding can share it.
     result = node.outputs[0] + "/product" if bias else node.outputs[0]
-    nodes = [
-        Node(
-            op_type="FusedMatMul",
-            domain=MICROSOFT,
-            inputs=[node.inputs[0], name],
-            outputs=[result],
-            attributes={"transB": 1},
-        )
-    ]
+    product = [node.inputs[0], weight]
+    nodes.append(
+        Node(op_type="FusedMatMul", domain=MICROSOFT, inputs=product, outputs=[result], attributes={"transB": 1})
+    )
     if bias:
         nodes.append(Node(op_type="Add", inputs=[result, bias], outputs=node.outputs))
     return nodes
 
 
-def _block_linear(node: Node, name: str, stored: _Stored, bias: str, options: dict[str, Any]) -> list[Node]:
+def _dynamic_linear(node: Node, stored: _Stored, bias: str, options: dict[str, Any]) -> list[Node]:
+    inputs = [node.inputs[0], stored.tensors["data"].name, stored.tensors["scales"].name]
+    inputs += ["", bias] if bias else []
+    return [Node(op_type="DynamicQuantizeMatMul", domain=MICROSOFT, inputs=inputs, outputs=node.outputs)]
+
+
+def _block_linear(node: Node, stored: _Stored, bias: str, options: dict[str, Any]) -> list[Node]:
     tensors = stored.tensors
     inputs = [node.inputs[0], tensors["data"].name, tensors["scales"].name]
     inputs.append(tensors["zero_points"].name if "zero_points" in tensors else "")
@@ -268,9 +319,10 @@ def _block_linear(node: Node, name: str, stored: _Stored, bias: str, options: di
     return [Node(op_type="MatMulNBits", domain=MICROSOFT, inputs=inputs, outputs=node.outputs, attributes=attributes)]
 
 
-_LINEARS: dict[str, Callable[[Node, str, _Stored, str, dict[str, Any]], list[Node]]] = {
+_LINEARS: dict[str, Callable[[Node, _Stored, str, dict[str, Any]], list[Node]]] = {
     "float": _float_linear,
     "weight-only": _block_linear,
+    "dynamic": _dynamic_linear,
 }
 
 
@@ -309,6 +361,8 @@ def write_model(
     recipe: RecipeProfile,
     out_dir: Path,
     progress: Progress = silent,
+    *,
+    energy: Mapping[str, torch.Tensor] | None = None,
 ) -> OnnxModelFiles:
     """Write ``model.onnx`` and ``model.onnx.data`` to ``out_dir`` and audit them.
 
@@ -318,6 +372,7 @@ def write_model(
         recipe: formats of the matrices.
         out_dir: an existing directory; files of these names in it are replaced.
         progress: told about each stage.
+        energy: from :func:`measure_energy`; quantization then spends its precision where inputs are large.
 
     Raises:
         InputError: the state does not fit the template, or the file is not what the recipe says.
@@ -329,7 +384,7 @@ def write_model(
     model_path, data_path = out_dir / MODEL, out_dir / WEIGHTS
     try:
         with DataFile(data_path) as data:
-            binder = Binder(template, state, recipe, data)
+            binder = Binder(template, state, recipe, data, energy or {})
             nodes = binder.bind(progress)
             proto = to_proto(
                 nodes, inputs=_inputs(template), outputs=_outputs(template), initializers=binder.initializers

@@ -104,6 +104,11 @@ def _feeds(traced: Traced, sample: _Sample, positions: Array | None = None) -> d
             feeds[name] = positions[None].astype(np.int64)
         elif name == TOKENS:
             feeds[name] = np.zeros((1, sample.new), np.int64)
+        elif "sliding_window" in name:
+            raise UnsupportedError(
+                "layers with a sliding-window cache are not served yet",
+                hint="choose a model with full attention in every layer",
+            )
         else:
             raise UnsupportedError(
                 f"the traced model wants an input {name!r}", hint="only text decoders with a plain KV cache are served"
@@ -208,9 +213,10 @@ def _drop_constant_choices(traced: Traced, samples: list[_Sample]) -> None:
             outcomes[condition] = None
             if not ancestors(graph, [condition], through_shapes=False) & set(graph.weights):
                 seen = [_evaluate(traced, [condition], _feeds(traced, sample))[0] for sample in samples]
-                for outcome in (True, False):
-                    if all(np.all(value == outcome) for value in seen):
-                        outcomes[condition] = outcome
+                if all(np.all(value) for value in seen):
+                    outcomes[condition] = True
+                elif not any(np.any(value) for value in seen):
+                    outcomes[condition] = False
         outcome = outcomes[condition]
         if outcome is not None:
             graph.rename_uses(node.outputs[0], chosen if outcome else other)

@@ -3,18 +3,25 @@
 Plain round-to-nearest takes a block's extreme value for its scale; a somewhat smaller
 range clips that one value and rounds all others finer. Each block therefore tries a
 few ranges, and the best one's scale is then fitted to the rounded values by least squares.
+What an error costs depends on the input it is multiplied with: where the mean square of each
+input is known, errors are weighed by it (on SmolLM2 that halves the KL divergence of 4 bits).
 """
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
 
 #: Shares of the full range each block tries.
-_RANGES = {4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.72), 8: (1.0,), 2: (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)}
-#: Elements worked on at a time: a few such buffers stay in a core's cache.
-_CHUNK = 1 << 18
+_RANGES = {4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.7), 8: (1.0,), 2: (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)}
+#: Inputs that calibration hardly ever saw keep this share of the mean input's weight.
+_FLOOR = 1e-3
+#: Elements worked on at a time. A few such buffers stay in a core's cache, and torch does not split an
+#: operation this small over threads of its own, which would wait for each other on a busy machine.
+_CHUNK = 1 << 15
 
 
 class Quantized(NamedTuple):
@@ -22,7 +29,8 @@ class Quantized(NamedTuple):
 
     ``packed``: uint8 ``[rows, blocks, block * bits / 8]``, low bits first; ``scales``: float32
     ``[rows, blocks]``; ``zero_points``: uint8 ``[rows, ceil(blocks * bits / 8)]``, packed the same
-    way, or None for the middle of the range. ``error`` is the sum of squared errors.
+    way, or None for the middle of the range. ``error`` is the weighed sum of squared errors over
+    the weighed sum of squares: the share of the product's energy that rounding changes.
     """
 
     packed: torch.Tensor
@@ -31,25 +39,41 @@ class Quantized(NamedTuple):
     error: float
 
 
-def quantize(weight: torch.Tensor, *, bits: int, block: int, symmetric: bool) -> Quantized:
-    """Quantize a float32 matrix; columns are padded with zeros to whole blocks."""
+def quantize(
+    weight: torch.Tensor, *, bits: int, block: int, symmetric: bool, energy: torch.Tensor | None = None
+) -> Quantized:
+    """Quantize a float32 matrix; columns are padded with zeros to whole blocks.
+
+    ``energy``: mean square of each column's input, float32 ``[columns]``.
+    """
     rows, columns = weight.shape
+    importance = torch.ones(columns) if energy is None else energy + _FLOOR * energy.mean()
+    importance = importance / importance.mean().clamp(min=torch.finfo(torch.float32).tiny)
+    total = float(((weight * weight) @ importance).sum(dtype=torch.float64))
     blocks = -(-columns // block)
     if columns % block:
         weight = torch.nn.functional.pad(weight, (0, blocks * block - columns))
+        importance = torch.nn.functional.pad(importance, (0, blocks * block - columns), value=1.0)
     flat = weight.reshape(rows * blocks, block)
-    step = max(1, _CHUNK // block)
+    # Whole rows at a time, so that one pattern of importance serves every chunk.
+    step = max(1, _CHUNK // (block * blocks)) * blocks
+    pattern = importance.reshape(blocks, block).repeat(step // blocks, 1)
     values = torch.empty(flat.shape, dtype=torch.uint8)
     scales = torch.empty(len(flat), dtype=torch.float32)
     zeros = torch.empty(len(flat), dtype=torch.uint8)
-    error = 0.0
-    for start in range(0, len(flat), step):
+
+    def work(start: int) -> float:
         part = slice(start, start + step)
-        values[part], scales[part], zeros[part], lost = _round_blocks(flat[part], bits, symmetric)
-        error += lost
+        values[part], scales[part], zeros[part], lost = _round_blocks(
+            flat[part], pattern[: len(flat[part])], bits, symmetric
+        )
+        return lost
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        error = sum(pool.map(work, range(0, len(flat), step)))
     packed = _pack(values.reshape(rows, blocks, block), bits)
     zero_points = None if symmetric else _pack(zeros.reshape(rows, blocks), bits)
-    return Quantized(packed, scales.reshape(rows, blocks), zero_points, error)
+    return Quantized(packed, scales.reshape(rows, blocks), zero_points, error / total if total else 0.0)
 
 
 def dequantize(quantized: Quantized, *, bits: int, columns: int) -> torch.Tensor:
@@ -64,9 +88,9 @@ def dequantize(quantized: Quantized, *, bits: int, columns: int) -> torch.Tensor
 
 
 def _round_blocks(
-    blocks: torch.Tensor, bits: int, symmetric: bool
+    blocks: torch.Tensor, importance: torch.Tensor, bits: int, symmetric: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
-    """Values, scales and zero points of ``[n, block]`` weights, and the squared error."""
+    """Values, scales and zero points of ``[n, block]`` weights, and the weighed squared error."""
     top = (1 << bits) - 1
     middle = float(1 << (bits - 1))
     if symmetric:
@@ -88,10 +112,11 @@ def _round_blocks(
         zero = torch.full_like(scale, middle) if symmetric else (-low * share / scale).round_().clamp_(0, top)
         rounded = (blocks / scale[:, None]).add_(zero[:, None]).round_().clamp_(0, top)
         centred = rounded - zero[:, None]
-        weight = (centred * centred).sum(1)
-        fitted = torch.where(weight > 0, (centred * blocks).sum(1) / weight.clamp(min=1), scale)
+        weighed = centred * importance
+        weight = (weighed * centred).sum(1)
+        fitted = torch.where(weight > tiny, (weighed * blocks).sum(1) / weight.clamp(min=tiny), scale)
         fitted = torch.where(fitted.abs() < tiny, scale, fitted)
-        error = (centred.mul_(fitted[:, None]).sub_(blocks)).square_().sum(1)
+        error = centred.mul_(fitted[:, None]).sub_(blocks).square_().mul_(importance).sum(1)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
         best_scale = torch.where(better, fitted, best_scale)
@@ -118,3 +143,10 @@ def _unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
     mask = (1 << bits) - 1
     parts = [(packed >> (bits * position)) & mask for position in range(per_byte)]
     return torch.stack(parts, dim=-1).reshape(*packed.shape[:-1], packed.shape[-1] * per_byte)
+
+
+def quantize_channels(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row in 8 bits with one scale: int8 ``[rows, columns]`` in -127..127, and float32 ``[rows]``."""
+    scales = weight.abs().amax(1) / 127
+    scales = torch.where(scales < torch.finfo(torch.float32).tiny, torch.ones_like(scales), scales)
+    return (weight / scales[:, None]).round_().clamp_(-127, 127).to(torch.int8), scales

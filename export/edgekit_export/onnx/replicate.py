@@ -37,16 +37,16 @@ def replicate(graph: Graph, plan: TracePlan) -> Graph:
         return graph
     levels = _levels(graph, plan.prefix, traced)
     prologue = [node for node in graph.nodes if levels[id(node)] < 0]
-    units = [
-        _unit(graph, plan.prefix, [node for node in graph.nodes if levels[id(node)] == level], level, levels)
-        for level in range(traced + 1)
-    ]
+    units = _units(graph, plan.prefix, traced, levels)
     kinds = [plan.kinds[layer] for layer in plan.layers]
     patterns: dict[int, int] = {}
     for position in range(1, traced):
         pattern = patterns.setdefault(kinds[position], position)
         if units[pattern].form != units[position].form:
-            raise CannotReplicateError(f"traced layers {pattern} and {position} look alike but compute differently")
+            raise CannotReplicateError(
+                f"traced layers {pattern} and {position} look alike but compute differently"
+                + _first_difference(units[pattern].form, units[position].form)
+            )
 
     # The value that (kind of predecessor, kind) hands over, as (node, output) within the predecessor's unit.
     links: dict[tuple[int, int], list[tuple[int, int]]] = {}
@@ -115,6 +115,42 @@ def _levels(graph: Graph, prefix: str, traced: int) -> dict[int, int]:
     return levels
 
 
+def _units(graph: Graph, prefix: str, traced: int, levels: dict[int, int]) -> list[_Unit]:
+    """The traced layers in order, and the tail after them.
+
+    Nodes are put in the order in which the results need them, last unit first: the exporter's own
+    order differs between layers that compute the same.
+    """
+    units: list[_Unit] = []
+    needed = [name for name in graph.outputs if not _CACHE.search(name)]
+    for level in range(traced, -1, -1):
+        members = [node for node in graph.nodes if levels[id(node)] == level]
+        sinks = [f"present.{level}.{kind}" for kind in ("key", "value")] + needed
+        unit = _unit(graph, prefix, _ordered(members, sinks), level, levels)
+        units.insert(0, unit)
+        needed = unit.incoming
+    return units
+
+
+def _ordered(nodes: list[Node], sinks: list[str]) -> list[Node]:
+    """``nodes`` in the order in which a walk from ``sinks`` along their inputs finishes them."""
+    producers = {name: node for node in nodes for name in node.outputs if name}
+    order: list[Node] = []
+    done: set[int] = set()
+    stack = [(producers[name], False) for name in reversed(sinks) if name in producers]
+    while stack:
+        node, finished = stack.pop()
+        if finished:
+            order.append(node)
+        elif id(node) not in done:
+            done.add(id(node))
+            stack.append((node, True))
+            stack += [(producers[name], False) for name in reversed(node.inputs) if name in producers]
+    if len(order) != len(nodes):
+        raise CannotReplicateError("a layer computes something that neither its cache nor the next layer reads")
+    return order
+
+
 def _unit(graph: Graph, prefix: str, nodes: list[Node], level: int, levels: dict[int, int]) -> _Unit:
     producers = graph.producers()
     inside = {name: (at, out) for at, node in enumerate(nodes) for out, name in enumerate(node.outputs) if name}
@@ -126,8 +162,11 @@ def _unit(graph: Graph, prefix: str, nodes: list[Node], level: int, levels: dict
             return inside[name]
         if name in graph.weights:
             weight = graph.weights[name]
-            parts = [part.replace(f"{prefix}.{level}.", f"{prefix}.*.", 1) for part in weight.parts]
-            return parts, weight.plus, weight.transposed
+            # A layer's last bias may have moved into the next layer's first norm.
+            layer = _weight_layer(weight, prefix)
+            behind = None if layer is None else level - layer
+            parts = [part.replace(f"{prefix}.{layer}.", f"{prefix}.*.", 1) for part in weight.parts]
+            return parts, behind, weight.plus, weight.transposed
         if name in graph.constants:
             value = graph.constants[name]
             return str(value.dtype), value.shape, value.tobytes()
@@ -150,6 +189,13 @@ def _unit(graph: Graph, prefix: str, nodes: list[Node], level: int, levels: dict
     return _Unit(nodes, incoming, form)
 
 
+def _first_difference(one: list[Any], other: list[Any]) -> str:
+    for left, right in zip(one, other, strict=False):
+        if left != right:
+            return f": {left[1]} beside {right[1]}"
+    return f": {len(one)} beside {len(other)} operators"
+
+
 def _locate(unit: _Unit, name: str) -> tuple[int, int]:
     for at, node in enumerate(unit.nodes):
         if name in node.outputs:
@@ -167,7 +213,6 @@ def _copy_unit(
     weights: dict[str, Weight],
 ) -> list[Node]:
     """The unit's nodes for ``layer``; ``source`` is the traced layer it was taken from."""
-    old, new = f"{prefix}.{source}.", f"{prefix}.{layer}."
     names = dict(mapping)
 
     def output(name: str) -> str:
@@ -181,6 +226,8 @@ def _copy_unit(
             return names[name]
         if name in graph.weights:
             weight = graph.weights[name]
+            found = _weight_layer(weight, prefix)
+            old, new = f"{prefix}.{found}.", f"{prefix}.{layer - source + (found or 0)}."
             renamed = name.replace(old, new)
             weights[renamed] = Weight(
                 parts=[part.replace(old, new, 1) for part in weight.parts],

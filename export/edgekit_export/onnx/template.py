@@ -24,9 +24,13 @@ from edgekit_export.onnx.interface import clean
 from edgekit_export.onnx.provenance import unexplained
 from edgekit_export.onnx.replicate import CannotReplicateError, replicate
 from edgekit_export.onnx.shallow import TRACE_VOCABULARY, TracePlan, plan_trace
+from edgekit_export.onnx.simplify import simplify
 
 #: What a template depends on besides the configuration.
 _PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+
+#: Scalings whose frequencies follow the current length, so that no table of positions can hold them.
+_LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 
 class OnnxTemplate(msgspec.Struct, kw_only=True, frozen=True):
@@ -64,6 +68,13 @@ def build_template(
             f"export with a context of {context_length} tokens: the model was made for "
             f"{config.max_position_embeddings}",
             hint="ask for a shorter context",
+        )
+    scaling = getattr(config, "rope_parameters", None) or {}
+    kind = scaling.get("rope_type", "default")
+    if kind in _LENGTH_DEPENDENT_ROPE:
+        raise UnsupportedError(
+            f"export a model with {kind} RoPE scaling: its rotary embedding changes with the length of the text",
+            hint="models whose RoPE scaling is fixed (none, linear, yarn, llama3) are served",
         )
     key = template_key(config, context_length)
     path = (cache or cache_dir() / "onnx-templates") / f"{key}.zip"
@@ -129,6 +140,7 @@ def _assemble(plan: TracePlan, context_length: int, progress: Progress) -> tuple
         )
     if any(np.issubdtype(value.dtype, np.integer) and TRACE_VOCABULARY in value for value in graph.constants.values()):
         raise UnsupportedError("the traced graph computes with the size of the vocabulary")
+    simplify(graph)
     full = replicate(graph, plan)
     by_kind = {plan.kinds[layer]: shape for layer, shape in zip(plan.layers, traced.cache, strict=True)}
     return full, [by_kind[kind] for kind in plan.kinds]

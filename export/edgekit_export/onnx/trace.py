@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -64,12 +65,9 @@ def trace(plan: TracePlan) -> Traced:
     return Traced(graph, {name: constants[name] for name in graph.weights}, cache)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporters' chatter from the terminal: their errors are raised, not logged."""
-    import contextlib
-    import io
-
     loggers = [
         logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "transformers", "onnxscript")
     ]
@@ -77,7 +75,8 @@ def _quiet() -> Iterator[None]:
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        silenced = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(silenced), contextlib.redirect_stderr(silenced):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from edgekit.errors import InputError
+from edgekit.schema.model_profile import load_model_profile, model_names
+from edgekit_export.sources import open_source
+
+
+def test_weights_follow_from_name_and_seed_alone() -> None:
+    one, more = open_source("arch:smollm2-135m:layers=1"), open_source("arch:smollm2-135m:layers=2")
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(one.tensors[name], open_source("arch:smollm2-135m:layers=1").tensors[name])
+    assert torch.equal(one.tensors[name], more.tensors[name])
+    assert not torch.equal(one.tensors[name], open_source("arch:smollm2-135m:layers=1:seed=5").tensors[name])
+    assert not torch.equal(more.tensors[name], more.tensors[name.replace("0", "1")])
+    assert torch.equal(one.tensors["model.norm.weight"], torch.ones(576))
+    spread = load_model_profile("smollm2-135m").config["initializer_range"]
+    assert float(one.tensors[name].std()) == pytest.approx(spread, rel=0.01)
+
+
+def test_identity_tells_seed_and_layers_apart() -> None:
+    specs = ["arch:smollm2-135m", "arch:smollm2-135m:layers=3", "arch:smollm2-135m:seed=1"]
+    sources = [open_source(spec) for spec in specs]
+    assert len({source.identity.sha256 for source in sources}) == 3
+    assert len({source.name for source in sources}) == 3
+    assert sources[1].architecture.layers == 3
+    assert sources[0].architecture.parameters == 134_515_008
+    assert sources[0].tokenizer_facts is None
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_every_profile_is_an_architecture_transformers_builds(name: str) -> None:
+    source = open_source(f"arch:{name}:layers=1")
+    profile = load_model_profile(name)
+    assert source.architecture.hidden == profile.config["hidden_size"]
+    assert source.architecture.rope is not None
+    assert source.architecture.rope.theta == profile.config["rope_theta"]
+    assert (source.architecture.rope.scaling.get("rope_type") == "llama3") == ("rope_scaling" in profile.config)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "arch:nosuch",
+        "arch:",
+        "arch:../smollm2-135m",
+        "arch:smollm2-135m:layers=0",
+        "arch:smollm2-135m:layers=1:layers=2",
+        "arch:smollm2-135m:layers=-1",
+        "arch:smollm2-135m:width=2",
+        "arch:smollm2-135m:layers=99999",
+        "arch:smollm2-135m:",
+        "arch:smollm2-135m::seed=1",
+    ],
+)
+def test_what_is_no_architecture(spec: str) -> None:
+    if spec.endswith("135m:"):
+        assert open_source(spec).architecture.layers == 30
+        return
+    with pytest.raises(InputError) as caught:
+        open_source(spec)
+    assert caught.value.hint or "layers" in caught.value.message
