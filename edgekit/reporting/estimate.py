@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from edgekit.analysis.estimator.predict import GIB, Estimate, Figure
+from edgekit.analysis.estimator.predict import GIB, Estimate
 from edgekit.analysis.estimator.proof import Prediction, Summary
 from edgekit.reporting import formats
 from edgekit.reporting.tables import Column, Record, Table, column
@@ -49,7 +49,7 @@ def terms_table(estimates: Sequence[Estimate]) -> Table:
             "figure": figure.name,
             "term": term.name,
             "value": term.value,
-            "unit": _term_unit(figure),
+            "unit": figure.unit,
             "how": term.how,
         }
         for item in estimates
@@ -82,9 +82,9 @@ def proof_table(predictions: Sequence[Prediction], summaries: Sequence[Summary])
         Column("straight line", lambda record: f"{record['naive_error']:+.1%}", right=True),
     ]
     notes = [
-        f"{item.quantity}: mean error {item.mean_error:.1%} (target {item.target:.0%}: "
-        f"{'met' if item.mean_error <= item.target else 'MISSED'}), a straight line over parameters "
-        f"{item.naive_mean_error:.1%}; {item.coverage:.0%} of the measured values lie inside their 90% interval."
+        f"{item.quantity}: mean error {item.mean_error:.1%}, target {item.target:.0%} "
+        f"{'met' if item.mean_error <= item.target else 'MISSED'}; {item.coverage:.0%} inside; "
+        f"a straight line over parameters {item.naive_mean_error:.1%}."
         for item in summaries
     ]
     return Table(records, keys, columns, notes, name="estimate_proof")
@@ -107,20 +107,19 @@ def _shown(value: Any, unit: str) -> str:
     return f"{formats.number(value)} {unit}"
 
 
-def _term_unit(figure: Figure) -> str:
-    return figure.unit
-
-
 def _notes(estimates: Sequence[Estimate]) -> list[str]:
     notes = []
     for item in estimates:
         verdict = "fits" if item.fits else "DOES NOT FIT" if item.margin < 0 else "may not fit"
-        notes.append(
-            f"{item.recipe}: {verdict} in the {item.available_bytes / GIB:.1f} GiB that one process can have of "
-            f"{item.memory_gib} GiB ({item.margin:.0%} left), {item.threads} threads, a context of {item.context}."
-        )
+        room, left = f"{item.available_bytes / GIB:.1f} GiB", f"{item.margin:.0%} left"
+        notes.append(f"{item.recipe}: {verdict} in {room} of {item.memory_gib} GiB that one process can have ({left}).")
     if estimates:
-        device = estimates[0].device
-        notes.append(f"{device.title}: assumed are {', '.join(device.assumed)}.")
+        first = estimates[0]
+        notes.append(f"{first.device.title}, {first.threads} threads, a context of {first.context}. Assumed values:")
+        notes += [f"- {path}: {_source(first, path)}" for path in first.device.assumed]
         notes.append("Energy is not estimated: no device profile states power.")
     return notes
+
+
+def _source(item: Estimate, path: str) -> str:
+    return item.device.provenance[path].removeprefix("assumed: ")

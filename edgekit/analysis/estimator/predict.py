@@ -56,7 +56,7 @@ class Estimate:
     stored: StoredBytes
     working: WorkingBytes
     figures: tuple[Figure, ...]
-    #: It fits even at the upper end of the interval.
+    #: It fits with a full context, even at the upper end of the interval.
     fits: bool
     #: Share of the available memory left over; negative where it does not fit.
     margin: float
@@ -96,12 +96,12 @@ def estimate(
         UnsupportedError: recipe and runtime do not go together.
     """
     stored = stored_bytes(decoder, recipe, runtime=runtime, context=context)
-    working = working_bytes(decoder, context=context, prompt=prompt)
     if prompt < 1 or generated < 1 or prompt + generated > context:
         raise InputError(
             f"a prompt of {prompt} and {generated} generated tokens do not make sense in a context of {context}",
             hint="give at least one of each, together no more than the context",
         )
+    working = working_bytes(decoder, context=context, prompt=prompt, filled=prompt + generated)
     cores = sum(cluster.count for cluster in device.clusters)
     threads = device.fast_cores if threads is None else threads
     if not 1 <= threads <= cores:
@@ -111,7 +111,9 @@ def estimate(
         raise InputError(f"a device with {size} GiB of memory cannot be")
     work = work_of(decoder, stored)
     rate = multiply_adds_per_second(device, threads, quantized=recipe.linear.scheme != "float")
-    memory = _memory(stored, working, device)
+    process = device.overheads.process_mib
+    peak = _memory("peak memory", decoder, stored, working, working.kv_touched, process)
+    full = _memory("memory, context full", decoder, stored, working, working.kv_cache, process)
     available = int(size * GIB * device.memory.available_share)
     prefill = _pass_figure("time to first token", work, device, rate, new=prompt, depth=0)
     token = _pass_figure("decode", work, device, rate, new=1, depth=prompt + generated // 2)
@@ -127,9 +129,9 @@ def estimate(
         available_bytes=available,
         stored=stored,
         working=working,
-        figures=(memory, load, prefill, token, speed),
-        fits=memory.high <= available,
-        margin=1 - memory.value / available,
+        figures=(peak, full, load, prefill, token, speed),
+        fits=full.high <= available,
+        margin=1 - full.value / available,
     )
 
 
@@ -176,14 +178,20 @@ def _spread(name: str, terms: tuple[Term, ...], spread: float, unit: str) -> Fig
     return Figure(name, value, value / factor, value * factor, unit, bound.get(largest, "storage"), terms)
 
 
-def _memory(stored: StoredBytes, working: WorkingBytes, device: DeviceProfile) -> Figure:
+def _memory(
+    name: str, decoder: Decoder, stored: StoredBytes, working: WorkingBytes, cache: int, process: float
+) -> Figure:
+    copied = 0
+    if decoder.tied:
+        copied = stored.classes["embedding"] + stored.classes.get("embedding scales", 0)
     terms = (
         Term("model and weights", stored.total, "as shipped"),
-        Term("KV cache", working.kv_cache, "for the whole context"),
+        Term("packed head", copied, "the tied matrix once more, in the order products want it"),
+        Term("KV cache", cache, "pages that are written to"),
         Term("activations", working.activations + working.state, "at the widest point of the prefill"),
         Term("logits", working.logits, "of one position"),
-        Term("process", device.overheads.process_mib * MIB, "runtime and its buffers"),
+        Term("process", process * MIB, "runtime and its buffers"),
     )
     value = sum(term.value for term in terms)
     largest = max(terms, key=lambda term: term.value).name
-    return Figure("memory", value, value * (1 - _MEMORY_SPREAD), value * (1 + _MEMORY_SPREAD), "bytes", largest, terms)
+    return Figure(name, value, value * (1 - _MEMORY_SPREAD), value * (1 + _MEMORY_SPREAD), "bytes", largest, terms)
