@@ -1,0 +1,68 @@
+"""Write the README's table of benchmarks from ``benchmarks/results``: ``python -m benchmarks.readme [--check]``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """One row per measured pair: a ratio above 1 means that edgekit is better."""
+    lines = [
+        "| against | what | threads | edgekit | peer | unit | ratio (95% interval) |",
+        "|---|---|---:|---:|---:|---|---:|",
+    ]
+    for result in results:
+        for row in result["rows"]:
+            ratio = row["ratio"]
+            lines.append(
+                f"| {result['name']} | {row['what']} | {row['threads']} | {number(row['ours'])} | "
+                f"{number(row['theirs'])} | {row['unit']} | "
+                f"**{ratio['median']:.2f}x** [{ratio['low']:.2f}, {ratio['high']:.2f}] |"
+            )
+    return "\n".join(lines)
+
+
+def number(value: float) -> str:
+    """Three significant digits, no exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def machines(results: list[dict[str, Any]]) -> str:
+    """Where and when it was measured."""
+    lines = []
+    for result in results:
+        machine = result["machine"]
+        lines.append(f"{result['name']}: {result['measured_at'][:10]}, {machine['cpu_model']}, {machine['cpus']} cores")
+    return "Measured: " + "; ".join(lines) + "."
+
+
+def section() -> str:
+    """The README's section between its markers."""
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
+    if not results:
+        return "No result has been recorded yet."
+    return f"{table(results)}\n\n{machines(results)} A ratio above 1 means that edgekit is better."
+
+
+def main() -> int:
+    """Write, or with ``--check`` only compare."""
+    path = ROOT / "README.md"
+    text = path.read_text(encoding="utf-8")
+    head, rest = text.split(BEGIN)
+    _, tail = rest.split(END)
+    wanted = f"{head}{BEGIN}\n{section()}\n{END}{tail}"
+    if "--check" in sys.argv[1:]:
+        return int(wanted != text)
+    path.write_text(wanted, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
