@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 from importlib.metadata import version
@@ -13,7 +12,7 @@ import onnx
 
 import edgekit
 from benchmarks.harness import DECODE_TOKENS, PREFILL_TOKENS, Times
-from edgekit.deploy.kernel_build import KERNELS_VARIABLE, ensure_kernels, kernels_fit
+from edgekit.deploy.kernel_build import ensure_kernels, kernels_fit
 from edgekit.deploy.probe_build import ensure_probe
 from edgekit.deploy.runtime_library import ensure_runtime
 from edgekit.deploy.toolchain import host_abi
@@ -24,12 +23,10 @@ from edgekit.schema.bundle import Bundle
 from edgekit.schema.event import TrialResult
 from edgekit.schema.integrity import check_bundle
 from edgekit.schema.plan import OnnxArtefact, Plan, Trial
+from edgekit.schema.protocol import Kernels
 from edgekit.schema.stream import read_stream_file
 
 SOURCE, RECIPE = "smollm2-135m", "w4"
-
-#: Whose operators run: ours where they fit (`edgekit`), or onnxruntime's own (`EDGEKIT_KERNELS=0`).
-KERNELS = "runtime" if os.environ.get(KERNELS_VARIABLE) == "0" else "edgekit"
 
 #: One launch loads 100 MB and runs for a second or two; a minute means that it hangs.
 LAUNCH_TIMEOUT_S = 60
@@ -51,7 +48,7 @@ def bundle_folder(given: Path | None) -> Path:
 class Probe:
     """Each turn is one launch of the probe: load, a warm-up, one prefill, one decode."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, threads: int, kernels: Kernels = "edgekit") -> None:
         self._bundle: Bundle = check_bundle(folder)
         interface, abi = self._bundle.runtime.onnx, host_abi()
         if interface is None or abi is None:
@@ -59,7 +56,7 @@ class Probe:
         self._binary = ensure_probe(abi)
         runtime = self._bundle.runtime
         [model] = [file.path for file in self._bundle.files if file.role == "model"]
-        kernels = [str(ensure_kernels(abi))] if KERNELS != "runtime" and kernels_fit(runtime, abi) else []
+        added = [str(ensure_kernels(abi))] if kernels == "edgekit" and kernels_fit(runtime, abi) else []
         plan = Plan(
             schema_version=Plan.SCHEMA_VERSION,
             bundle=self._bundle.identity,
@@ -69,7 +66,7 @@ class Probe:
                 interface=interface,
                 context_length=runtime.context_length,
                 vocab=self._bundle.architecture.vocab,
-                kernel_libraries=kernels,
+                kernel_libraries=added,
             ),
             threads=threads,
             affinity=None,
@@ -101,12 +98,12 @@ class Probe:
         self._scratch.cleanup()
 
 
-def versions(folder: Path) -> dict[str, str]:
+def versions(folder: Path, kernels: Kernels = "edgekit") -> dict[str, str]:
     bundle = check_bundle(folder)
     return {
         "edgekit-slm": version("edgekit-slm"),
         bundle.runtime.name: bundle.runtime.version,
-        "kernels": KERNELS,
+        "kernels": kernels,
         "bundle": bundle.identity,
     }
 

@@ -189,6 +189,8 @@ class Session:
     golden_passed: bool = True
     command: tuple[str, ...] = ("edgekit", "run", "smollm2-135m", "--quant", "fp32,w8,w4", "-t", "1,2")
     memory_hz: float = 50.0
+    #: Kernels of ours that every load reports.
+    kernels: tuple[str, ...] = ()
 
     def write(self) -> list[Path]:
         """Write one run directory per bundle; returns them in the bundles' order."""
@@ -356,6 +358,7 @@ class Session:
                 affinity_asked=None,
                 affinity_read=[list(range(self.device.cpus))] * plan.threads,
                 memory=memory(),
+                kernels=list(self.kernels),
             )
         )
         if plan.golden:

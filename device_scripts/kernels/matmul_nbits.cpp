@@ -1,5 +1,6 @@
 // MatMulNBits in place of the runtime's own: onnxruntime prefers a registered operator to its built-in one, so the bundle's
 // graph stays as it is and any onnxruntime runs it. Registers nothing where the processor lacks the instructions.
+#include <atomic>
 #include <cstdlib>
 #include <memory>
 
@@ -29,6 +30,9 @@ constexpr int kPrefillColumns = 16;
 constexpr int kDecodePieces = 4;
 constexpr int kDecodeColumnsMost = 4096;
 
+// Operators that loaded models have from here: what was registered need not have been chosen.
+std::atomic<int> in_use{0};
+
 struct Kernel {
   std::int64_t k, n, bits, block;
 };
@@ -52,6 +56,7 @@ ort::Status* create(const ort::CustomOp*, ort::Table, const ort::KernelInfo* inf
       kernel->block > 128 || !power || kernel->k % 16 != 0)
     return refuse("edgekit's MatMulNBits takes 4 or 8 bits in blocks of 32, 64 or 128 at accuracy_level 4, K a multiple of 16");
   *out = kernel.release();
+  ++in_use;
   return nullptr;
 }
 
@@ -188,7 +193,10 @@ ort::CustomOp describe() {
   op.variadic_output_minimum = op.variadic_output_homogeneous = [](const ort::CustomOp*) { return 0; };
   op.create_kernel_v2 = create;
   op.compute_v2 = compute;
-  op.destroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  op.destroy = [](void* kernel) {
+    --in_use;
+    delete static_cast<Kernel*>(kernel);
+  };
   op.start_version = [](const ort::CustomOp*) { return 1; };
   op.end_version = [](const ort::CustomOp*) { return 1; };
   return op;
@@ -229,7 +237,7 @@ void attach(Product& p, void* memory) {
 extern "C" EDGEKIT_EXPORT edgekit::ort::Status* RegisterCustomOps(edgekit::ort::SessionOptions* options,
                                                                   const edgekit::ort::ApiBase* base) {
   using namespace edgekit;
-  if (!kernels::available()) return nullptr;
+  if (!*kernels::variant()) return nullptr;
   api = base->get_api(ort::kApiVersion);
   if (!api) return nullptr;  // an older runtime keeps its own kernels
   static const ort::CustomOp op = describe();
@@ -240,4 +248,10 @@ extern "C" EDGEKIT_EXPORT edgekit::ort::Status* RegisterCustomOps(edgekit::ort::
     if (auto* s = ort::call<27, ort::Status*>(api, domain, &op)) return s;
   }
   return ort::call<28, ort::Status*>(api, options, domain);
+}
+
+// Which kernels the models loaded in this process run on, by the instructions they use; empty for none. The probe asks
+// after each load, so that what is reported is what ran.
+extern "C" EDGEKIT_EXPORT const char* EdgekitKernelsInUse() {
+  return edgekit::in_use > 0 ? edgekit::kernels::variant() : "";
 }

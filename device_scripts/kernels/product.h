@@ -32,8 +32,8 @@ struct Product {
 std::size_t working_bytes(const Product& shape);
 void attach(Product& product, void* memory);
 
-// Whether this processor has the instructions.
-bool available();
+// The implementation for this processor, by the instructions it uses; empty where there is none.
+const char* variant();
 // Rows [begin, end) of the activations.
 void quantize(const Product& product, int begin, int end);
 // Outputs [begin, end), for all rows; begin is a multiple of 16. Thread-safe.

@@ -348,11 +348,12 @@ void multiply(const Product& p, int begin, int end) {
 
 namespace edgekit::kernels {
 
-bool available() {
+const char* variant() {
   __builtin_cpu_init();
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vnni");
+  const bool all = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                   __builtin_cpu_supports("avx512vnni");
+  return all ? "avx512-vnni" : "";
 }
 
 }  // namespace edgekit::kernels
@@ -362,7 +363,7 @@ bool available() {
 namespace edgekit::kernels {
 
 // Other processors run the runtime's own kernels.
-bool available() { return false; }
+const char* variant() { return ""; }
 void quantize(const Product&, int, int) {}
 void multiply(const Product&, int, int) {}
 

@@ -58,6 +58,8 @@ def compare(runs: Sequence[RunData], baseline: RunData | str | None = None) -> C
     faults: list[str] = []
     for data, label in zip(runs, names, strict=True):
         faults += [f"{label}: {fault}" for fault in (*data.faults, *metrics.dropped_trials(data))]
+        if mixed := metrics.mixed_kernels(data):
+            faults.append(f"{label}: {mixed}")
         found = base_samples if data is base else metrics.samples(data)
         if not found:
             faults.append(f"{label}: no trial was measured")
@@ -187,6 +189,7 @@ def _row(data: RunData, label: str, test: Test, measured: Sequence[Sample], no_r
     loads = metrics.load_times(data)
     peak = metrics.memory_peak(data, test.threads)
     golden = metrics.golden_verdict(data)
+    kernels = metrics.kernels_used(data)
     ttft = None
     if test.kind == "prefill" and test.depth == 0:
         ttft = plain.median(sample.seconds for sample in measured) * 1000
@@ -197,7 +200,8 @@ def _row(data: RunData, label: str, test: Test, measured: Sequence[Sample], no_r
         model=bundle.model,
         size_bytes=bundle.size_bytes,
         parameters=bundle.architecture.parameters,
-        backend=bundle.runtime.backend,
+        backend=bundle.runtime.backend + ("+edgekit" if kernels else ""),
+        kernels=list(kernels),
         threads=test.threads,
         test=test.name,
         kind=test.kind,

@@ -41,7 +41,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     size_bytes: int
     parameters: int
+    #: ``cpu``, or ``cpu+edgekit`` where our kernels really ran.
     backend: str
+    #: Which of our kernels ran (``avx512-vnni``); empty: the runtime's own alone.
+    kernels: list[str]
     threads: int
     test: str
     kind: Literal["prefill", "decode"]

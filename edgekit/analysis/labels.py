@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from edgekit.analysis.load import RunData
+from edgekit.analysis.metrics import kernels_used
 
 
 def labels(runs: Sequence[RunData]) -> list[str]:
     """One label a run: the recipe, with model, runtime and device only where they differ.
 
-    Runs that still share a label are numbered.
+    Where runs of one label ran on different kernels, the kernels are named. Runs that still share a label are numbered.
     """
     parts: list[Callable[[RunData], str]] = [
         lambda run: run.bundle.model,
@@ -21,6 +22,12 @@ def labels(runs: Sequence[RunData]) -> list[str]:
     recipe = 1
     used = [index for index, part in enumerate(parts) if index == recipe or len({part(run) for run in runs}) > 1]
     plain = [" · ".join(parts[index](run) for index in used) for run in runs]
+    kernels = [kernels_used(run) for run in runs]
+    for label in set(plain):
+        same = [index for index, other in enumerate(plain) if other == label]
+        if len({kernels[index] for index in same}) > 1:
+            for index in same:
+                plain[index] += " · edgekit's kernels" if kernels[index] else " · the runtime's kernels"
     seen: dict[str, int] = {}
     result = []
     for label in plain:

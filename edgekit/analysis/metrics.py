@@ -242,6 +242,25 @@ def timeline(data: LaunchData) -> Timeline | None:
     return result if result.at_s else None
 
 
+def kernels_used(run: RunData) -> tuple[str, ...]:
+    """Which of our kernels the run's launches ran on, as the device reported them; empty: the runtime's own alone."""
+    streams = [data.stream for data in run.launches if data.stream is not None]
+    loads = (event for stream in streams for event in stream.events if isinstance(event, Loaded))
+    return tuple(sorted({name for load in loads for name in load.kernels}))
+
+
+def mixed_kernels(run: RunData) -> str | None:
+    """What is wrong where the launches of one run did not all run on the same kernels; None if they did."""
+    found = {
+        " and ".join(event.kernels) or "the runtime's own"
+        for data in run.launches
+        if data.stream is not None
+        for event in data.stream.events
+        if isinstance(event, Loaded)
+    }
+    return f"its launches ran on different kernels: {', '.join(sorted(found))}" if len(found) > 1 else None
+
+
 def golden_verdict(run: RunData) -> GoldenVerdict | None:
     """The golden check on the device: a failed one where there is any, else the last; None when none ran."""
     verdicts = [data.launch.golden for data in run.launches if data.launch.golden is not None]

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from edgekit.progress import Progress, silent
-from edgekit.schema.protocol import Protocol, load_protocol
+from edgekit.schema.protocol import Kernels, Protocol, load_protocol
 
 
 def chosen_protocol(name: str, changes: dict[str, Any]) -> Protocol:
@@ -37,6 +37,7 @@ def probe(
     threads: Sequence[int] | None = None,
     affinity: Sequence[int] | None = None,
     seed: int | None = None,
+    kernels: Kernels | None = None,
     out: str | Path = "runs",
     allow_unfaithful: bool = False,
     leave_on_device: bool = False,
@@ -58,6 +59,8 @@ def probe(
         threads: thread counts.
         affinity: CPUs to run on.
         seed: seed of prompts and of the order.
+        kernels: ``edgekit`` (default) runs our own operators where there are faster ones for the device's
+            processor, ``runtime`` the runtime's own everywhere. What really ran is in the run and the comparison.
         out: folder of runs.
         allow_unfaithful: measure bundles that failed the gate or the golden check, too.
         leave_on_device: keep a copy of the run on the device, for :func:`pull`.
@@ -94,6 +97,7 @@ def probe(
             "threads": _as_list(threads),
             "affinity": _as_list(affinity),
             "seed": seed,
+            "kernels": kernels,
         },
     )
     target = resolve(device)
@@ -101,7 +105,10 @@ def probe(
     measured = msgspec.structs.replace(measured, threads=measured.threads or default_threads(known))
     for manifest in manifests:
         check_protocol(measured, manifest, cpus=known.cpus)
-    kits = [prepare_probe(manifest.runtime, known.abi, progress=progress) for manifest in manifests]
+    kits = [
+        prepare_probe(manifest.runtime, known.abi, kernels=measured.kernels, progress=progress)
+        for manifest in manifests
+    ]
     pushed = [push_bundle(target, folder, allow_unfaithful=allow_unfaithful, progress=progress) for folder in folders]
     installed = [install_probe(target, kit, progress=progress) for kit in kits]
     session = Session(

@@ -12,6 +12,7 @@ from edgekit.api.exporting import export
 from edgekit.api.measuring import probe
 from edgekit.errors import UnsupportedError
 from edgekit.progress import Progress, silent
+from edgekit.schema.protocol import Kernels
 
 if TYPE_CHECKING:
     from edgekit.analysis.comparison import Comparison
@@ -48,6 +49,7 @@ def run(
     threads: Sequence[int] | None = None,
     affinity: Sequence[int] | None = None,
     seed: int | None = None,
+    kernels: Kernels | None = None,
     progress: Progress = silent,
 ) -> RunOutcome:
     """Export a model, push the bundles, measure them in turn and compare them.
@@ -81,6 +83,7 @@ def run(
         threads=threads,
         affinity=affinity,
         seed=seed,
+        kernels=kernels,
         out=out,
         allow_unfaithful=allow_unfaithful,
         progress=progress,

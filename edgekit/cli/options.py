@@ -162,6 +162,11 @@ def measure_options(function: CallableT) -> CallableT:
         ),
         click.option("--affinity", type=IntegerList(0), help="CPUs to run on [default: left to the scheduler]."),
         click.option("--seed", type=int, help="Seed of prompts and of the order of trials."),
+        click.option(
+            "--kernels",
+            type=click.Choice(["edgekit", "runtime"]),
+            help="Operators: ours where they are faster on the device, or the runtime's own [default: edgekit].",
+        ),
     ]
     for decorate in reversed(decorators):
         function = decorate(function)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.deploy.kernel_build import ensure_kernels, kernels_fit, kernels_wanted
+from edgekit.deploy.kernel_build import ensure_kernels, kernels_fit
 from edgekit.deploy.probe_build import ensure_probe
 from edgekit.deploy.push import push_files
 from edgekit.deploy.runtime_library import ensure_runtime
 from edgekit.device.base import Device
 from edgekit.progress import Progress, silent
 from edgekit.schema.bundle import Runtime
+from edgekit.schema.protocol import Kernels
 
 PROBE_NAME = "edgekit-probe"
 
@@ -35,8 +36,14 @@ class InstalledProbe:
     kernel_paths: tuple[str, ...] = ()
 
 
-def prepare_probe(runtime: Runtime, abi: str, *, progress: Progress = silent) -> ProbeKit:
+def prepare_probe(runtime: Runtime, abi: str, *, kernels: Kernels = "edgekit", progress: Progress = silent) -> ProbeKit:
     """Build the probe and fetch the runtime library for an ABI, or find them in the cache.
+
+    Args:
+        runtime: what executes the bundle.
+        abi: of the device.
+        kernels: ``edgekit`` adds our kernel library where it has something for this bundle and ABI.
+        progress: told of builds and downloads.
 
     Raises:
         UnsupportedError: nothing can be built or fetched for that ABI.
@@ -45,7 +52,7 @@ def prepare_probe(runtime: Runtime, abi: str, *, progress: Progress = silent) ->
     return ProbeKit(
         probe=ensure_probe(abi, progress=progress),
         library=ensure_runtime(runtime.name, runtime.version, abi, progress=progress),
-        kernels=ensure_kernels(abi, progress=progress) if kernels_wanted() and kernels_fit(runtime, abi) else None,
+        kernels=ensure_kernels(abi, progress=progress) if kernels == "edgekit" and kernels_fit(runtime, abi) else None,
     )
 
 

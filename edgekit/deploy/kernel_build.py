@@ -9,7 +9,6 @@ registers nothing.
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 from edgekit.deploy.cache import locked, publish, scratch
@@ -20,8 +19,6 @@ from edgekit.resources import cache_dir, device_scripts_dir
 from edgekit.schema.bundle import Runtime
 
 LIBRARY_NAME = "libedgekit-kernels.so"
-
-KERNELS_VARIABLE = "EDGEKIT_KERNELS"
 
 #: Where there are kernels. Elsewhere the runtime's own are the faster ones so far.
 ABIS = ("linux-x86_64", "android-x86_64")
@@ -37,15 +34,6 @@ FLAGS = (
 
 #: What the operator takes; see ``device_scripts/kernels/matmul_nbits.cpp``.
 _BITS, _BLOCKS, _ACCURACY = (4, 8), (32, 64, 128), 4
-
-
-def kernels_wanted() -> bool:
-    """Whether measurements use the kernels: ``EDGEKIT_KERNELS=1``.
-
-    Off by default: rounding differs in the last bit from the runtime's own kernels, 8-bit activations amplify that to
-    what another of the runtime's own attention kernels does (0.8 in a logit), and golden tolerances must allow for it.
-    """
-    return os.environ.get(KERNELS_VARIABLE) == "1"
 
 
 def kernels_fit(runtime: Runtime, abi: str) -> bool:

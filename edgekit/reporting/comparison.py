@@ -37,7 +37,7 @@ def comparison_table(comparison: Comparison) -> Table:
         Column("model", lambda record: formats.plain_text(f"{record['model']} {record['recipe']}")),
         column("size_bytes", "size", formats.size, right=True),
         column("parameters", "params", formats.count, right=True),
-        column("backend", "backend", lambda value: formats.plain_text(value).upper()),
+        column("backend", "backend", backend_text),
         column("threads", "threads", right=True),
         column("test", "test", right=True),
         Column("t/s", speed_text, right=True),
@@ -178,6 +178,12 @@ def load_text(record: Record) -> str:
         if record[key] is not None:
             return f"{formats.seconds(record[key])} {name}".strip()
     return formats.MISSING
+
+
+def backend_text(value: Any) -> str:
+    """``CPU``, or ``CPU+edgekit`` where our kernels ran."""
+    backend, plus, kernels = formats.plain_text(value).partition("+")
+    return backend.upper() + plus + kernels
 
 
 def golden_text(value: Any) -> str:

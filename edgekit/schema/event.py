@@ -61,6 +61,8 @@ class Loaded(Event, frozen=True, kw_only=True, tag="loaded"):
     #: CPUs each thread of the process may run on, read back from the kernel.
     affinity_read: list[list[int]]
     memory: MemoryUse
+    #: Of the plan's kernel libraries, what the artefact really runs on, as they name themselves (``avx512-vnni``).
+    kernels: list[str] = msgspec.field(default_factory=list)
 
 
 class GoldenResult(Event, frozen=True, kw_only=True, tag="golden"):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from edgekit.errors import InputError
 from edgekit.resources import profiles_dir
 from edgekit.schema.codec import Document, upgrade_and_convert
+
+#: Whose operators run where there are faster ones than the runtime's own: ours, or the runtime's all the same.
+Kernels = Literal["edgekit", "runtime"]
 
 
 class Protocol(Document, frozen=True, kw_only=True):
@@ -40,6 +43,8 @@ class Protocol(Document, frozen=True, kw_only=True):
     #: Samples of the probe's memory per second.
     memory_hz: float = 50.0
     seed: int = 0
+    #: ``edgekit`` asks for our kernels; each load's event says what really ran.
+    kernels: Kernels = "edgekit"
 
 
 def protocol_names() -> list[str]:

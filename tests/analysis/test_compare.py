@@ -167,3 +167,21 @@ def test_a_comparison_survives_json(runs: list[RunData]) -> None:
 def test_labels_say_what_differs(tmp_path: Path, bundles: list, labels: list[str]) -> None:
     session = Session(tmp_path, bundles=[bundle(recipe, model=model) for recipe, model in bundles], threads=(1,))
     assert list(dict.fromkeys(row.label for row in compare(load(session)).rows)) == labels
+
+
+def test_runs_on_other_kernels_are_told_apart(tmp_path: Path) -> None:
+    own = Session(tmp_path / "a", bundles=[bundle("w4")], threads=(1,), name="a")
+    ours = Session(tmp_path / "b", bundles=[bundle("w4")], threads=(1,), name="b", kernels=("avx512-vnni",))
+    found = compare(load(own) + load(ours))
+    assert [row.label for row in found.rows] == ["w4 · the runtime's kernels"] * 2 + ["w4 · edgekit's kernels"] * 2
+    assert [row.backend for row in found.rows] == ["cpu"] * 2 + ["cpu+edgekit"] * 2
+    assert [row.kernels for row in found.rows] == [[]] * 2 + [["avx512-vnni"]] * 2
+    assert found.faults == []
+
+
+def test_a_run_on_changing_kernels_is_a_fault(tmp_path: Path) -> None:
+    [path] = Session(tmp_path, bundles=[bundle("w4")], threads=(1,), kernels=("avx512-vnni",)).write()
+    events = path / "launches" / "001" / "events.jsonl"
+    events.write_bytes(events.read_bytes().replace(b'"kernels":["avx512-vnni"]', b'"kernels":[]'))
+    [fault] = compare([load_run(path)]).faults
+    assert "different kernels: avx512-vnni, the runtime's own" in fault

@@ -50,6 +50,17 @@ def test_bundles_are_compared_on_a_board(exported: Path, x86_board: Board, tmp_p
     assert x86_board.serial in report.read_text(encoding="utf-8")
 
 
+def test_the_kernels_that_a_board_runs_are_its_own_report(exported: Path, x86_board: Board, tmp_path: Path) -> None:
+    bundle, device = exported / "tiny-onnxruntime-w4", f"adb:{x86_board.serial}"
+    can = b"avx512_vnni" in x86_board.device().run(["cat", "/proc/cpuinfo"]).stdout
+    few = {"prompts": [8], "generates": [4], "repetitions": 1, "threads": [1]}
+    [ours] = edgekit.probe([bundle], device=device, out=tmp_path / "ours", **few)
+    [own] = edgekit.probe([bundle], device=device, out=tmp_path / "own", kernels="runtime", **few)
+    assert run_of(ours).launches[0].golden.passed
+    assert {row.backend for row in edgekit.compare([ours]).rows} == {"cpu+edgekit" if can else "cpu"}
+    assert {row.backend for row in edgekit.compare([own]).rows} == {"cpu"}
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="arm64 is emulated on x86_64 only")
 def test_the_arm64_probe_passes_its_golden_check(exported: Path, arm_board: Board, tmp_path: Path) -> None:
     bundles = [exported / f"tiny-onnxruntime-{recipe}" for recipe in ("fp32", "w4")]

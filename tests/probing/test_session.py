@@ -18,7 +18,7 @@ import pytest
 
 import edgekit
 from edgekit.analysis.load import load_run
-from edgekit.analysis.metrics import samples
+from edgekit.analysis.metrics import kernels_used, samples
 from edgekit.device.local import LocalDevice
 from edgekit.errors import InputError, ProbeError, UnfaithfulError
 from edgekit.progress import ProgressEvent
@@ -84,6 +84,18 @@ def test_nothing_stays_behind_on_the_device(exported: Path, tmp_path: Path) -> N
     edgekit.probe([exported / "tiny-onnxruntime-w4"], out=tmp_path, **SHORT)
     (run,) = tmp_path.iterdir()
     assert not (device_runs() / run.name).exists()
+
+
+def test_the_kernels_are_chosen_and_what_ran_is_recorded(exported: Path, tmp_path: Path) -> None:
+    [own] = edgekit.probe([exported / "tiny-onnxruntime-w4"], out=tmp_path / "a", kernels="runtime", **SHORT)
+    [ours] = edgekit.probe([exported / "tiny-onnxruntime-w4"], out=tmp_path / "b", **SHORT)
+    assert [run_of(run).protocol["kernels"] for run in (own, ours)] == ["runtime", "edgekit"]
+    can = "avx512_vnni" in Path("/proc/cpuinfo").read_text()
+    assert kernels_used(load_run(own)) == ()
+    assert kernels_used(load_run(ours)) == (("avx512-vnni",) if can else ())
+    rows = edgekit.compare([own, ours]).rows
+    assert {row.backend for row in rows if row.run == own.name} == {"cpu"}
+    assert {row.backend for row in rows if row.run == ours.name} == {"cpu+edgekit" if can else "cpu"}
 
 
 def test_a_device_that_computes_something_else_is_not_timed(exported: Path, tmp_path: Path) -> None:

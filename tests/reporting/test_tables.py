@@ -146,3 +146,10 @@ def test_plain_records_make_a_table() -> None:
 )
 def test_formats(function, value, text: str) -> None:
     assert function(value) == text
+
+
+def test_the_backend_column_names_our_kernels(tmp_path: Path) -> None:
+    for name, kernels, shown in (("own", (), "CPU"), ("ours", ("avx512-vnni",), "CPU+edgekit")):
+        paths = Session(tmp_path / name, threads=(1,), kernels=kernels).write()
+        lines = render_comparison(compare([load_run(path) for path in paths]), "md").splitlines()
+        assert cells(lines[2])[3] == shown

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "plan.h"
 
@@ -20,6 +21,9 @@ class Engine {
   // Called again after unload(). Throws Fault.
   virtual void load(const Artefact& artefact, int threads, std::int64_t positions) = 0;
   virtual void unload() = 0;
+
+  // Of the plan's kernel libraries, what the loaded artefact really runs on; as the libraries name themselves.
+  virtual std::vector<std::string> kernels() const { return {}; }
 
   // Empties the cache.
   virtual void reset() = 0;

@@ -209,6 +209,20 @@ float OrtModel::logit(std::int64_t id) const {
   return static_cast<const float*>(logits_.data())[id];
 }
 
+std::vector<std::string> OrtModel::kernels() const {
+  std::vector<std::string> found;
+  for (const std::string& path : artefact_.kernel_libraries) {
+    // The runtime has loaded it; this only asks for the same handle. Others than our own need not answer.
+    void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD);
+    if (!handle) continue;
+    using InUse = const char* (*)();
+    const auto in_use = reinterpret_cast<InUse>(dlsym(handle, "EdgekitKernelsInUse"));
+    if (in_use && *in_use()) found.emplace_back(in_use());
+    dlclose(handle);
+  }
+  return found;
+}
+
 void OrtModel::cancel() const {
   // Nothing more can be done about a failure here: the flag between tokens still ends the trial.
   if (ort::Status* status = api_.run_options_set_terminate(run_options_.get())) api_.release_status(status);

@@ -99,6 +99,8 @@ class OrtModel {
   void run_step(std::int64_t token);
   void reset() { past_ = 0; }
   float logit(std::int64_t id) const;
+  // What the kernel libraries say they run of this model.
+  std::vector<std::string> kernels() const;
   void cancel() const;
 
   // For the bare loop that the probe's overhead is measured against.
@@ -152,6 +154,7 @@ class OnnxRuntimeEngine : public Engine {
   std::string version() const override { return library_.version(); }
   void load(const Artefact& artefact, int threads, std::int64_t positions) override;
   void unload() override;
+  std::vector<std::string> kernels() const override { return model_->kernels(); }
   void reset() override { model_->reset(); }
   std::int64_t* prepare_prefill(std::int64_t count) override;
   void prefill() override { model_->run_prefill(); }

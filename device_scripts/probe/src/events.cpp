@@ -130,6 +130,7 @@ void EventStream::loaded(const LoadResult& load) {
   json.key("affinity_read").begin_array();
   for (const auto& cpus : load.affinity_read) json.values(cpus);
   json.end_array();
+  json.key("kernels").values(load.kernels);
   put_memory(json, read_memory());
   send(json);
 }

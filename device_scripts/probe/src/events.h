@@ -29,6 +29,7 @@ struct LoadResult {
   int threads = 0;
   std::optional<std::vector<int>> affinity_asked;
   std::vector<std::vector<int>> affinity_read;
+  std::vector<std::string> kernels;
 };
 
 class EventStream {

@@ -86,6 +86,7 @@ void Launch::load_all(const Plan& plan) {
     engine_->load(plan.artefact, plan.threads, plan.positions());
     result.end_ns = now_ns();
     result.affinity_read = read_affinity();
+    result.kernels = engine_->kernels();
     events_.loaded(result);
     flush_memory();
   }
