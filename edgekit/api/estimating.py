@@ -92,7 +92,7 @@ def configuration(model: str) -> Mapping[str, Any]:
         return _read_config(folder / "config.json")
     if folder.is_file() and folder.suffix == ".json":
         return _read_config(folder)
-    from edgekit.schema.model_profile import load_model_profile
+    from edgekit.schema.model_profile import load_model_profile, with_layers
 
     if not model.startswith("arch:"):
         return load_model_profile(model).config
@@ -103,10 +103,7 @@ def configuration(model: str) -> Mapping[str, Any]:
         if match is None:
             raise InputError(f"model {model!r}: {option!r} is no option", hint="the form is arch:NAME[:layers=N]")
         if match[1] == "layers":
-            if "num_hidden_layers" not in config:
-                raise InputError(f"model {model!r}: this architecture's layers cannot be chosen")
-            config["num_hidden_layers"] = int(match[2])
-            config.pop("layer_types", None)
+            config = with_layers(config, int(match[2]), origin=model)
     return config
 
 

@@ -8,11 +8,13 @@ such a model's name alone is a model source.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
+from itertools import cycle, islice
 from typing import Any, ClassVar
 
 import msgspec
 
-from edgekit.errors import InputError
+from edgekit.errors import InputError, UnsupportedError
 from edgekit.resources import profiles_dir
 from edgekit.schema.codec import Document, upgrade_and_convert
 
@@ -115,3 +117,25 @@ def load_model_profile(name: str) -> ModelProfile:
     if unsourced:
         raise InputError(f"read model profile from {path}: config and provenance differ in {', '.join(unsourced)}")
     return profile
+
+
+#: How configurations spell the number of layers.
+_LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers")
+
+
+def with_layers(config: Mapping[str, Any], layers: int, *, origin: str) -> dict[str, Any]:
+    """The configuration with another number of layers; lists by layer keep their pattern.
+
+    Raises:
+        UnsupportedError: an architecture whose layers differ one by one.
+    """
+    key = next((name for name in _LAYER_KEYS if name in config), None)
+    if key is None:
+        raise UnsupportedError(f"{origin}: the number of layers of this architecture cannot be chosen")
+    changed: dict[str, Any] = {key: layers}
+    if "layer_types" in config:
+        changed["layer_types"] = list(islice(cycle(config["layer_types"]), layers))
+    if "attention_types" in config:
+        kinds = [kind for group, times in config["attention_types"] for kind in list(group) * times]
+        changed["attention_types"] = [[list(islice(cycle(kinds), layers)), 1]]
+    return {**config, **changed}

@@ -17,7 +17,7 @@ from edgekit.analysis.accounting import gguf
 from edgekit.analysis.accounting.families import decoder_of
 from edgekit.analysis.estimator.predict import Estimate, multiply_adds_per_second
 from edgekit.analysis.estimator.proof import fit, leave_one_out, summarize
-from edgekit.api.estimating import estimate
+from edgekit.api.estimating import configuration, estimate
 from edgekit.cli.main import _exit_code
 from edgekit.errors import InputError, UnsupportedError
 from edgekit.schema.device_profile import device_names, load_device_profile
@@ -108,7 +108,8 @@ def test_peak_memory_seen_on_a_real_device(model: str, context: int, generated: 
         {"model": "no-such-model"},
         {"device": "no-such-device"},
         {"recipe": "no-such-recipe"},
-        {"model": "arch:gpt2:layers=3"},
+        {"model": "arch:gpt2:layers=0"},
+        {"model": "arch:gpt2:layers=99999"},
         {"model": "arch:llama-3.2-1b:heads=3"},
     ],
 )
@@ -120,6 +121,8 @@ def test_absurd_requests_are_refused(settings: dict[str, Any]) -> None:
 def test_an_architecture_without_operator_model_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="mamba"):
         guess("mamba-130m")
+    with pytest.raises(UnsupportedError, match="layers"):
+        guess("arch:openelm-450m:layers=3")
 
 
 def test_a_folder_with_a_configuration_will_do(tmp_path: Path) -> None:
@@ -138,6 +141,8 @@ def test_a_folder_with_a_configuration_will_do(tmp_path: Path) -> None:
 def test_fewer_layers_cost_in_proportion() -> None:
     half, whole = guess("arch:llama-3.2-1b:layers=8"), guess("arch:llama-3.2-1b:layers=16")
     assert whole.working.kv_cache == 2 * half.working.kv_cache
+    for name, few in (("gpt2", 6), ("gpt-neo-125m", 5), ("lfm2-350m", 8), ("gemma-3-270m", 7)):
+        assert len(decoder_of(configuration(f"arch:{name}:layers={few}"), origin=name).layers) == few
 
 
 # --- held against published measurements

@@ -9,12 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from itertools import cycle, islice
-from typing import Any
 
-from edgekit.errors import InputError, UnsupportedError
+from edgekit.errors import InputError
 from edgekit.schema.bundle import Source
-from edgekit.schema.model_profile import load_model_profile
+from edgekit.schema.model_profile import load_model_profile, with_layers
 from edgekit_export.sources.architecture import Skeleton, describe, make_config
 from edgekit_export.sources.source import ModelSource
 from edgekit_export.sources.tensors import random_tensors
@@ -38,7 +36,7 @@ def open_arch(spec: str) -> ModelSource:
     values = dict(profile.config)
     layers, seed = options.get("layers"), options.get("seed", 0)
     if layers is not None:
-        values |= _shortened(values, layers, spec)
+        values = with_layers(values, layers, origin=spec)
     config = make_config(values, origin=spec)
     skeleton = Skeleton(config, origin=spec)
     spread = float(values.get("initializer_range", _DEFAULT_SPREAD))
@@ -54,25 +52,6 @@ def open_arch(spec: str) -> ModelSource:
         tokenizer=None,
         generation={},
     )
-
-
-#: How configurations spell the number of layers.
-_LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers")
-
-
-def _shortened(values: dict[str, Any], layers: int, spec: str) -> dict[str, Any]:
-    """What changes in the configuration with the number of layers."""
-    key = next((name for name in _LAYER_KEYS if name in values), None)
-    if key is None:
-        raise UnsupportedError(f"model source {spec!r}: this architecture's layers cannot be chosen")
-    changed: dict[str, Any] = {key: layers}
-    # Lists by layer keep their pattern.
-    if "layer_types" in values:
-        changed["layer_types"] = list(islice(cycle(values["layer_types"]), layers))
-    if "attention_types" in values:
-        kinds = [kind for group, times in values["attention_types"] for kind in list(group) * times]
-        changed["attention_types"] = [[list(islice(cycle(kinds), layers)), 1]]
-    return changed
 
 
 def _options(text: str, spec: str) -> dict[str, int]:
