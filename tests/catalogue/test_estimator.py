@@ -75,22 +75,21 @@ def test_what_does_not_fit_is_said() -> None:
     assert guess("smollm2-135m", "raspberry-pi-5").fits is True
 
 
-#: Resident peaks in bytes, by model, context, generated tokens after 128 of prompt, and recipe: onnxruntime 1.32 on
-#: Linux x86_64, two threads. Constants of the memory figure come from the first two models.
+#: Resident peaks in bytes: 128 + 16 tokens in a context of 1024, two threads, onnxruntime 1.32 with our kernels on Linux
+#: x86_64. Danube has an embedding of its own, a third of the file at three layers, of which the system keeps some pages:
+#: all of it is counted, so the prediction may lie above.
 PEAKS = [
-    ("smollm2-135m", 2048, 64, "fp32", 709480448),
-    ("smollm2-135m", 2048, 64, "w8", 263421952),
-    ("arch:tinyllama-1.1b:layers=3", 1024, 16, "w8", 410296320),
-    ("arch:tinyllama-1.1b:layers=3", 1024, 16, "w4", 334340096),
-    ("arch:qwen2.5-0.5b:layers=4", 1024, 16, "w8", 459210752),
-    ("arch:qwen2.5-0.5b:layers=4", 1024, 16, "w4", 429555712),
+    ("arch:smollm2-360m:layers=6", "w8", 223023104),
+    ("arch:smollm2-360m:layers=6", "w4", 189874176),
+    ("arch:danube3-500m:layers=3", "w8", 251002880),
+    ("arch:danube3-500m:layers=3", "w4", 198090752),
 ]
 
 
-@pytest.mark.parametrize(("model", "context", "generated", "recipe", "seen"), PEAKS)
-def test_peak_memory_seen_on_a_real_device(model: str, context: int, generated: int, recipe: str, seen: int) -> None:
-    found = estimate(model, device="x86-laptop", recipe=recipe, context=context, prompt=128, generated=generated)
-    assert found.figure("peak memory").value == pytest.approx(seen, rel=0.05)
+@pytest.mark.parametrize(("model", "recipe", "seen"), PEAKS)
+def test_peak_memory_seen_on_a_real_device(model: str, recipe: str, seen: int) -> None:
+    found = guess(model, "x86-laptop", recipe=recipe, context=1024, prompt=128, generated=16)
+    assert 0.95 * seen <= found.figure("peak memory").value <= 1.11 * seen
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from edgekit.errors import InputError
 
 #: The exporter's caches, activations and logits are 32-bit floats.
 FLOAT = 4
-#: Activations of ``widest`` that the runtime's arena holds: an operator's input and output, their quantized copies,
-#: and what growing by doubling leaves over. Seen with onnxruntime 1.32 on two shapes.
-_LIVE = 6
+#: Activations of ``widest`` that the runtime's arena holds: an operator's input and output, what another branch keeps,
+#: and what growing by doubling leaves over. Seen with onnxruntime 1.32.
+_LIVE = 4
 #: No device holds this many tokens; beyond it the option is a slip of the finger.
 MAX_CONTEXT = 16 * 1024 * 1024
 

@@ -16,7 +16,7 @@ from edgekit.schema.recipe import RecipeProfile
 #: Normal deviate of a 90% interval.
 _DEVIATE = 1.645
 #: Relative spread of memory: allocators round up, and runtimes differ in what they keep; assumed.
-_MEMORY_SPREAD = 0.08
+_MEMORY_SPREAD = 0.1
 GIB = 2**30
 MIB = 2**20
 
@@ -181,17 +181,22 @@ def _spread(name: str, terms: tuple[Term, ...], spread: float, unit: str) -> Fig
 def _memory(
     name: str, decoder: Decoder, stored: StoredBytes, working: WorkingBytes, cache: int, process: float
 ) -> Figure:
-    copied = 0
-    if decoder.tied:
-        copied = stored.classes["embedding"] + stored.classes.get("embedding scales", 0)
+    # The weights' file is mapped; which pages of a large embedding the system keeps is not ours to say: all count.
+    again = stored.classes["embedding"] + stored.classes.get("embedding scales", 0) if decoder.tied else 0
     terms = (
-        Term("model and weights", stored.total, "as shipped"),
-        Term("packed head", copied, "the tied matrix once more, in the order products want it"),
+        Term("model and weights", stored.total, "as shipped, mapped"),
+        Term("tied matrix again", again, "resident once as embedding and once as head"),
         Term("KV cache", cache, "pages that are written to"),
-        Term("activations", working.activations + working.state, "at the widest point of the prefill"),
-        Term("logits", working.logits, "of one position"),
-        Term("process", process * MIB, "runtime and its buffers"),
+        *_beside(working, process),
     )
     value = sum(term.value for term in terms)
     largest = max(terms, key=lambda term: term.value).name
     return Figure(name, value, value * (1 - _MEMORY_SPREAD), value * (1 + _MEMORY_SPREAD), "bytes", largest, terms)
+
+
+def _beside(working: WorkingBytes, process: float) -> tuple[Term, ...]:
+    return (
+        Term("activations", working.activations + working.state, "at the widest point of the prefill"),
+        Term("logits", working.logits, "of one position"),
+        Term("process", process * MIB, "runtime and its buffers"),
+    )
