@@ -47,7 +47,7 @@ def compare(runs: Sequence[RunData], baseline: RunData | str | None = None) -> C
     identities = [data.run.id for data in runs]
     for identity in identities:
         if identities.count(identity) > 1:
-            raise InputError(f"compare: run {identity} was given more than once")
+            raise InputError(f"compare: run {identity} was given more than once", hint="name each run once")
     names = labels(runs)
     base_index = _baseline_index(runs, names, baseline)
     base = runs[base_index]

@@ -74,6 +74,7 @@ def probe(
         UnfaithfulError: the device computes something else than the host.
         UnsupportedError: no probe or runtime for the device's ABI.
         MissingToolError: no compiler for the device's ABI.
+        HostStorageError: ``out`` cannot be written (nothing was sent).
         DeviceUnavailableError, DeviceFailedError, ProbeError: see :mod:`edgekit.errors`.
     """
     from edgekit import __version__
@@ -84,6 +85,7 @@ def probe(
     from edgekit.probing.planning import check_protocol, default_threads
     from edgekit.probing.session import Session, Target
     from edgekit.schema.integrity import check_bundle
+    from edgekit.schema.storage import check_writable
 
     folders = [Path(bundle) for bundle in bundles]
     manifests = [check_bundle(folder) for folder in folders]
@@ -105,6 +107,7 @@ def probe(
     measured = msgspec.structs.replace(measured, threads=measured.threads or default_threads(known))
     for manifest in manifests:
         check_protocol(measured, manifest, cpus=known.cpus)
+    check_writable(Path(out))
     kits = [
         prepare_probe(manifest.runtime, known.abi, kernels=measured.kernels, progress=progress)
         for manifest in manifests

@@ -5,6 +5,8 @@ Commands are imported only when they are called, so ``edgekit --help`` answers a
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
 from importlib import import_module
 from typing import Any
@@ -80,6 +82,9 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave the process with a documented exit code."""
+    # Whoever terminates us wants what Ctrl-C does: the device's process ended, nothing half-written.
+    with contextlib.suppress(ValueError):  # not in the main thread of a program that embeds us
+        signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(_exit_code(arguments))
 
 
@@ -102,12 +107,17 @@ def _exit_code(arguments: list[str] | None) -> int:
         sys.stderr.close()
         return 0
     except OSError as error:
-        import errno
+        if error.errno is None or isinstance(error, ConnectionError | TimeoutError):
+            raise
+        # Whatever the library expects of files it says itself; what is left is this machine's storage.
+        where = f" {error.filename}" if error.filename else " files"
+        return _fail(
+            HostStorageError(f"use{where}: {error.strerror}", hint="free space, see to the permissions, and try again")
+        )
 
-        if error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
-            where = f" {error.filename}" if error.filename else ""
-            return _fail(HostStorageError(f"write{where}: {error.strerror}", hint="free some space and try again"))
-        raise
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _fail(error: EdgekitError) -> int:

@@ -80,7 +80,10 @@ class Session:
         for target in self.targets:
             check_protocol(self.protocol, target.bundle, cpus=self.facts.cpus)
         before = conditions.read(self.device)
-        writers = [self._open_run(target, before) for target in self.targets]
+        writers = [
+            self._open_run(target, identity, before)
+            for target, identity in zip(self.targets, self._identities(), strict=True)
+        ]
         try:
             self._run_all(writers, launch_order(len(self.targets), threads, self.protocol))
         except BaseException as error:
@@ -103,13 +106,14 @@ class Session:
         for position, cell in enumerate(order):
             bundle = self.targets[cell.bundle].bundle
             what = "golden check" if cell.check else f"round {cell.round + 1}/{self.protocol.repetitions}"
+            threads = f"{cell.threads} {'thread' if cell.threads == 1 else 'threads'}"
             self.progress(
                 ProgressEvent(
                     f"measure on {self.device.name}",
                     done=position,
                     total=len(order),
                     unit="launches",
-                    detail=f"{bundle.model} {bundle.recipe.name}, {cell.threads} threads, {what}",
+                    detail=f"{bundle.model} {bundle.recipe.name}, {threads}, {what}",
                 )
             )
             outcome = self._launch(writers[cell.bundle], cell, position)
@@ -189,9 +193,27 @@ class Session:
             hint="do not trust this bundle there; --allow-unfaithful measures its speed all the same",
         )
 
-    def _open_run(self, target: Target, before: Conditions) -> RunWriter:
+    def _identities(self) -> list[str]:
+        """One name per run; a bundle measured beside itself, or beside a namesake, gets a number.
+
+        Raises:
+            InputError: a folder of that name is there already; nothing was written.
+        """
+        found: list[str] = []
+        for target in self.targets:
+            bundle = target.bundle
+            plain = f"{self.name}-{_slug(bundle.model)}-{bundle.runtime.name}-{_slug(bundle.recipe.name)}"
+            number = 1
+            while (name := plain if number == 1 else f"{plain}-{number}") in found:
+                number += 1
+            found.append(name)
+        for name in found:
+            if (self.runs_dir / name).exists():
+                raise InputError(f"begin a run: {self.runs_dir / name} exists already", hint="choose another --out")
+        return found
+
+    def _open_run(self, target: Target, identity: str, before: Conditions) -> RunWriter:
         bundle = target.bundle
-        identity = f"{self.name}-{_slug(bundle.model)}-{bundle.runtime.name}-{_slug(bundle.recipe.name)}"
         run = Run(
             schema_version=Run.SCHEMA_VERSION,
             id=identity,
@@ -211,8 +233,6 @@ class Session:
             command=self.command,
         )
         directory = self.runs_dir / identity
-        if directory.exists():
-            raise InputError(f"begin a run: {directory} exists already", hint="choose another --out")
         writer = RunWriter(directory, run, codec.encode(bundle))
         recovery.leave_manifests(self.device, directory)
         return writer

@@ -22,7 +22,7 @@ from edgekit.reporting.answers import Answer, answers, by_device, choices
 from edgekit.reporting.comparison import notes, records_of
 from edgekit.reporting.formats import plain_text
 from edgekit.reporting.sections import Cells, Plot
-from edgekit.schema.storage import write_atomically
+from edgekit.schema.storage import check_writable, write_atomically
 
 STAGE = "write report"
 DISTRIBUTION = "edgekit-slm"
@@ -73,11 +73,14 @@ def write_report(
     target = Path(path)
     if target.is_dir():
         raise InputError(f"write report to {target}: it is a directory", hint="name a file, such as report.html")
+    check_writable(target.parent)
     text = render_report(runs, baseline=baseline, title=title, progress=progress)
     try:
         write_atomically(target, text.encode())
     except OSError as error:
-        raise HostStorageError(f"write report to {target}: {error.strerror or error}") from error
+        raise HostStorageError(
+            f"write report to {target}: {error.strerror or error}", hint="choose another place with --out"
+        ) from error
     return target
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
+
+from edgekit.errors import HostStorageError
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -27,3 +30,28 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_writable(folder: Path) -> None:
+    """See that results can be written to ``folder``, which may not exist yet; nothing is left behind.
+
+    Asked before long work, which would otherwise be lost at its end.
+
+    Raises:
+        HostStorageError: it cannot be made, or not be written.
+    """
+    made: list[Path] = []
+    try:
+        for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
+            missing.mkdir()
+            made.append(missing)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise HostStorageError(
+            f"write into {folder}: {error.strerror or error}",
+            hint="choose another folder, or free space and see to its permissions",
+        ) from error
+    finally:
+        for path in reversed(made):
+            with contextlib.suppress(OSError):
+                path.rmdir()

@@ -14,7 +14,17 @@ from edgekit.schema import codec
 from edgekit.schema.bundle import MANIFEST, Bundle
 
 #: A full, read-only or forbidden disk: the user's to solve, unlike other faults.
-_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR)
+_STORAGE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ENOENT,
+    errno.ENOTDIR,
+)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.schema.bundle import MANIFEST, Bundle, BundleFile, FileRole, Recipe, Runtime, RuntimeName
 from edgekit.schema.integrity import check_bundle, describe_file, read_manifest
 from edgekit.schema.recipe import RecipeProfile, load_recipe
+from edgekit.schema.storage import check_writable
 from edgekit_export.bundling import new_bundle, refuse_to_overwrite, write_manifest
 from edgekit_export.costs import Stages
 from edgekit_export.fingerprint import fingerprint, versions
@@ -83,11 +84,14 @@ def export_onnx(
         InputError: unknown recipes, a source that cannot be used, a context the model was not made for.
         UnsupportedError: the architecture, or every recipe, cannot be served.
         UnfaithfulError: a recipe failed the gate; the others were exported.
-        HostStorageError: the disk is full; nothing half-written remains.
+        HostStorageError: the disk is full or cannot be written; nothing half-written remains.
     """
     profiles = _unique_recipes(recipes)
     if context_length is not None and context_length < MIN_CONTEXT:
-        raise InputError(f"a context of {context_length} tokens is too short to check anything: at least {MIN_CONTEXT}")
+        raise InputError(
+            f"a context of {context_length} tokens is too short to check anything",
+            hint=f"ask for at least {MIN_CONTEXT}",
+        )
     outcomes: dict[str, ExportOutcome | EdgekitError] = {}
     for profile in profiles:
         try:
@@ -138,6 +142,7 @@ class _Export:
             return
         for profile in pending:
             refuse_to_overwrite(self._target(profile))
+        check_writable(self._out_dir)
         with self._stages.stage("trace"):
             template = build_template(self._source.config, context_length=self._context, progress=self._progress)
         with self._stages.stage("reference"):
@@ -271,7 +276,9 @@ def _settle(profiles: list[RecipeProfile], outcomes: dict[str, ExportOutcome | E
         if len(refused) == 1:
             raise refused[0]
         raise UnsupportedError(
-            "none of the recipes can be served", detail="\n".join(error.message for error in refused)
+            "none of the recipes can be served",
+            detail="\n".join(error.message for error in refused),
+            hint="`edgekit recipes` says what each runtime takes",
         )
     return [
         ExportOutcome(recipe=name, refusal=outcome.message) if isinstance(outcome, EdgekitError) else outcome

@@ -75,9 +75,9 @@ def test_what_does_not_fit_is_said() -> None:
     assert guess("smollm2-135m", "raspberry-pi-5").fits is True
 
 
-#: Resident peaks in bytes: 128 + 16 tokens in a context of 1024, two threads, onnxruntime 1.32 with our kernels on Linux
-#: x86_64. Danube has an embedding of its own, a third of the file at three layers, of which the system keeps some pages:
-#: all of it is counted, so the prediction may lie above.
+#: Resident peaks in bytes: 128 + 16 tokens in a context of 1024, two threads, onnxruntime 1.32 with our kernels on
+#: Linux x86_64. Danube has an embedding of its own, a third of the file at three layers, of which the system keeps
+#: some pages: all of it is counted, so the prediction may lie above.
 PEAKS = [
     ("arch:smollm2-360m:layers=6", "w8", 223023104),
     ("arch:smollm2-360m:layers=6", "w4", 189874176),

@@ -20,6 +20,8 @@ from edgekit_export.sources.tensors import TensorStore
 #: More findings than this help nobody.
 _SHOWN = 5
 
+_DECODERS = "choose a decoder-only language model that transformers knows, such as Llama, Qwen or SmolLM2"
+
 
 def make_config(raw: Mapping[str, Any], *, origin: str) -> PretrainedConfig:
     """The configuration in ``raw`` (the content of a ``config.json``) as transformers' class.
@@ -37,7 +39,10 @@ def make_config(raw: Mapping[str, Any], *, origin: str) -> PretrainedConfig:
         )
     if model_type not in CONFIG_MAPPING:
         code = " (it brings its own code, which is not run)" if "auto_map" in raw else ""
-        raise UnsupportedError(f"{origin}: transformers has no architecture called {model_type!r}{code}")
+        raise UnsupportedError(
+            f"{origin}: transformers has no architecture called {model_type!r}{code}",
+            hint=_DECODERS,
+        )
     if raw.get("quantization_config"):
         method = raw["quantization_config"]
         method = method.get("quant_method", "unknown") if isinstance(method, dict) else "unknown"
@@ -51,9 +56,11 @@ def make_config(raw: Mapping[str, Any], *, origin: str) -> PretrainedConfig:
         config = CONFIG_MAPPING[model_type].from_dict(values)
     # Configuration classes validate by whatever exception their authors chose.
     except Exception as error:
-        raise InputError(f"read the configuration from {origin}: {_first_line(error)}") from error
+        raise InputError(
+            f"read the configuration from {origin}: {_first_line(error)}", hint="fetch config.json again"
+        ) from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UnsupportedError(f"{origin}: {model_type!r} is no causal language model in transformers")
+        raise UnsupportedError(f"{origin}: {model_type!r} is no causal language model in transformers", hint=_DECODERS)
     return config
 
 
@@ -61,7 +68,9 @@ def _refuse_other_than_decoders(raw: Mapping[str, Any], model_type: str, origin:
     named = raw.get("architectures")
     kind = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else None
     if raw.get("is_encoder_decoder"):
-        raise UnsupportedError(f"{origin}: {kind or model_type} is an encoder-decoder; only decoders are exported")
+        raise UnsupportedError(
+            f"{origin}: {kind or model_type} is an encoder-decoder; only decoders are exported", hint=_DECODERS
+        )
     if kind is not None:
         causal = kind.endswith(("ForCausalLM", "LMHeadModel"))
     else:
@@ -69,7 +78,8 @@ def _refuse_other_than_decoders(raw: Mapping[str, Any], model_type: str, origin:
         causal = model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not masked
     if not causal:
         raise UnsupportedError(
-            f"{origin}: {kind or model_type} does not generate text; only decoder-only language models are exported"
+            f"{origin}: {kind or model_type} does not generate text; only decoder-only language models are exported",
+            hint=_DECODERS,
         )
 
 
@@ -86,7 +96,10 @@ class Skeleton:
                 model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
         # Model classes fail on contradictory configurations by whatever exception comes first.
         except Exception as error:
-            raise InputError(f"{origin}: no model can be built from the configuration: {_first_line(error)}") from error
+            raise InputError(
+                f"{origin}: no model can be built from the configuration: {_first_line(error)}",
+                hint="fetch config.json again",
+            ) from error
         self.shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
         self.persistent_buffers = sorted(set(model.state_dict()) - {name for name, _ in _all_parameters(model)})
         self.parameters = sum(math.prod(shape) for shape in self.shapes.values())

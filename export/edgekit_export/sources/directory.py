@@ -78,7 +78,7 @@ def weight_files(directory: Path, *, origin: str) -> list[Path]:
     if (directory / INDEX).is_file():
         index = read_json(directory / INDEX, origin=origin).get("weight_map")
         if not isinstance(index, dict) or not all(isinstance(value, str) for value in index.values()):
-            raise InputError(f"{origin}: {INDEX} holds no weight_map")
+            raise InputError(f"{origin}: {INDEX} holds no weight_map", hint="fetch the model again")
         names = sorted(set(index.values()))
         strange = [name for name in names if Path(name).name != name]
         missing = [name for name in names if not (directory / name).is_file()]
@@ -98,7 +98,7 @@ def weight_files(directory: Path, *, origin: str) -> list[Path]:
             f"{origin}: holds weights, but not as safetensors",
             hint="convert them: load with transformers, then save_pretrained writes safetensors",
         )
-    raise InputError(f"{origin}: no weights (*.safetensors)")
+    raise InputError(f"{origin}: no weights (*.safetensors)", hint="the download is incomplete; fetch the model again")
 
 
 def read_json(path: Path, *, origin: str) -> dict[str, Any]:
@@ -110,9 +110,9 @@ def read_json(path: Path, *, origin: str) -> dict[str, Any]:
             f"{origin}: no {path.name}", hint="a model directory needs the config.json it was published with"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{origin}: {path.name} cannot be read: {error}") from error
+        raise InputError(f"{origin}: {path.name} cannot be read: {error}", hint="fetch the model again") from error
     if not isinstance(value, dict):
-        raise InputError(f"{origin}: {path.name} is no JSON object")
+        raise InputError(f"{origin}: {path.name} is no JSON object", hint="fetch the model again")
     return value
 
 

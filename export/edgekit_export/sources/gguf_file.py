@@ -90,15 +90,18 @@ def read_header(path: Path, *, origin: str) -> tuple[dict[str, Any], GgufHeader]
         with path.open("rb") as stream:
             magic = stream.read(4)
     except OSError as error:
-        raise InputError(f"read {origin}: {error.strerror or error}") from error
+        raise InputError(
+            f"read {origin}: {error.strerror or error}", hint="check the path and its permissions"
+        ) from error
     if magic != b"GGUF":
-        raise InputError(f"read {origin}: not a GGUF file (it begins with {magic!r})")
+        found = f"it begins with {magic!r}" if magic else "it is empty"
+        raise InputError(f"read {origin}: not a GGUF file ({found})", hint="name a .gguf file or a model's directory")
     try:
         metadata, _ = read_gguf_metadata(str(path), _STRING_ARRAYS)
     except _DAMAGE as error:
         raise _damaged(origin, error) from error
     if not isinstance(metadata.get("general.architecture"), str):
-        raise InputError(f"read {origin}: the GGUF header names no architecture")
+        raise InputError(f"read {origin}: the GGUF header names no architecture", hint="fetch the file again")
     try:
         header = GgufHeader.from_file(str(path))
     except ValueError as error:
@@ -111,7 +114,7 @@ def read_header(path: Path, *, origin: str) -> tuple[dict[str, Any], GgufHeader]
     except _DAMAGE as error:
         raise _damaged(origin, error) from error
     if not header.tensors:
-        raise InputError(f"read {origin}: the GGUF file holds no weights")
+        raise InputError(f"read {origin}: the GGUF file holds no weights", hint="fetch the file again")
     end = max(header.data_start + info.offset + info.nbytes for info in header.tensors)
     if end > size:
         raise InputError(

@@ -21,7 +21,8 @@ FORMS = "a built-in name, org/name[@revision], a directory, a .gguf file, or arc
 def open_source(spec: str, *, revision: str | None = None, progress: Progress = silent) -> ModelSource:
     """Open the model source that ``spec`` names; its weights are not read yet, but hashed.
 
-    A path that exists is taken first, then a built-in name, then a repository on the hub.
+    A path that exists is taken first (a broken directory is not mistaken for a hub id), then
+    a built-in name, then a repository on the hub.
 
     Raises:
         InputError: nothing of that name, or something incomplete, cut short or damaged.
@@ -33,12 +34,13 @@ def open_source(spec: str, *, revision: str | None = None, progress: Progress = 
     if revision and (tagged or not HUB_ID.fullmatch(name) or Path(spec).exists()):
         raise InputError(
             f"model source {spec!r}: a revision was given "
-            + ("twice" if tagged else "but only models on the hub have revisions")
+            + ("twice" if tagged else "but only models on the hub have revisions"),
+            hint="name the revision once: org/name@REVISION or --revision" if tagged else "leave --revision out",
         )
     if spec.startswith("arch:"):
         return open_arch(spec)
     path = Path(spec).expanduser()
-    if path.is_dir() and (not HUB_ID.fullmatch(name) or (path / "config.json").exists()):
+    if spec and path.is_dir():
         return open_directory(path)
     if path.is_file():
         return open_gguf(path)
@@ -47,7 +49,7 @@ def open_source(spec: str, *, revision: str | None = None, progress: Progress = 
     if HUB_ID.fullmatch(name) and not name.endswith(".gguf"):
         return open_hub(name, revision=tagged or revision, progress=progress)
     if spec.endswith((".gguf", "/", os.sep)) or spec.startswith((".", "~", "/", os.sep)):
-        raise InputError(f"model source {spec!r}: no such file or directory")
+        raise InputError(f"model source {spec!r}: no such file or directory", hint="check the path")
     raise InputError(f"no model source is called {spec!r}", hint=f"a source is {FORMS}; built in: {_builtin_names()}")
 
 

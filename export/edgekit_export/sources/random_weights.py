@@ -62,5 +62,5 @@ def _options(text: str, spec: str) -> dict[str, int]:
             raise InputError(f"model source {spec!r}: {part!r} is no option", hint=f"the form is {_FORM}")
         options[match[1]] = int(match[2])
     if not 1 <= options.get("layers", 1) <= MAX_LAYERS:
-        raise InputError(f"model source {spec!r}: layers must be 1 to {MAX_LAYERS}")
+        raise InputError(f"model source {spec!r}: layers must be 1 to {MAX_LAYERS}", hint=f"the form is {_FORM}")
     return options

@@ -60,7 +60,10 @@ def open_safetensors(files: list[Path]) -> TensorStore:
             names = list(handle.keys())
             for name in names:
                 if name in place:
-                    raise InputError(f"read weights: {name} is both in {place[name].name} and in {file.name}")
+                    raise InputError(
+                        f"read weights: {name} is both in {place[name].name} and in {file.name}",
+                        hint="remove the file that does not belong to the model",
+                    )
                 part = handle.get_slice(name)
                 if part.get_dtype() not in ("F32", "F16", "BF16", "F64"):
                     raise InputError(
@@ -78,7 +81,7 @@ def open_safetensors(files: list[Path]) -> TensorStore:
         try:
             return handles[place[name]].get_tensor(name)
         except (SafetensorError, OSError) as error:
-            raise InputError(f"read {name} from {place[name]}: {error}") from error
+            raise InputError(f"read {name} from {place[name]}: {error}", hint="fetch the file again") from error
 
     return TensorStore(shapes, read)
 
