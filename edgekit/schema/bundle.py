@@ -183,6 +183,11 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     checks: list[GateCheck]
 
 
+#: Share of a golden record's tolerance that the root mean square of all differences may reach. Rounding moves every
+#: logit a little and the worst of hundreds some three or four times as much; wrong kernels or weights move all.
+GOLDEN_RMS_SHARE = 0.25
+
+
 class Golden(msgspec.Struct, frozen=True, kw_only=True):
     """What the artefact itself computed on the host, for the same check on the device.
 
@@ -194,7 +199,8 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
     tokens: list[int]
     logit_ids: list[int]
     logits: list[list[float]]
-    #: Largest accepted absolute difference of a logit on another machine.
+    #: Largest accepted absolute difference of a logit on another machine; the root mean square of all
+    #: differences must stay below ``GOLDEN_RMS_SHARE`` of it.
     tolerance: float
     #: Top-1 minus top-2 logit per step: a different token is excused only where this is below ``tolerance``.
     margins: list[float]

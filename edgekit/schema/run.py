@@ -75,6 +75,9 @@ class GoldenVerdict(msgspec.Struct, frozen=True, kw_only=True):
     max_logit_difference: float
     tolerance: float
     cause: str | None = None
+    #: Root mean square of the differences of all recorded logits, and its limit; None in older runs.
+    rms_logit_difference: float | None = None
+    rms_tolerance: float | None = None
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgekit.schema.bundle import GateCheck, Golden
+from edgekit.schema.bundle import GOLDEN_RMS_SHARE, GateCheck, Golden
 from edgekit_export.gate.divergence import Logits
 from edgekit_export.gate.runner import OnnxRunner
 
@@ -36,12 +36,14 @@ def check_golden(runner: OnnxRunner, golden: Golden) -> GateCheck:
 
     Teacher-forced with the record's tokens, so one near-tie does not spoil what follows.
     """
-    name, limit = "golden record", f"logits within {golden.tolerance:g}, the same tokens"
+    most = golden.tolerance * GOLDEN_RMS_SHARE
     runner.reset()
     rows = [runner.forward(golden.prompt)[-1]]
     rows += [runner.forward([token])[-1] for token in golden.tokens[:-1]]
     logits = np.stack(rows)
-    difference = float(np.abs(logits[:, golden.logit_ids] - np.array(golden.logits, np.float32)).max())
+    differences = logits[:, golden.logit_ids] - np.array(golden.logits, np.float32)
+    difference = float(np.abs(differences).max())
+    rms = float(np.sqrt(np.square(differences, dtype=np.float64).mean()))
     chosen = logits.argmax(-1)
     # A token may differ only where the two best were closer than machines may differ.
     wrong = [
@@ -49,15 +51,16 @@ def check_golden(runner: OnnxRunner, golden: Golden) -> GateCheck:
         for step, (token, margin) in enumerate(zip(golden.tokens, golden.margins, strict=True))
         if chosen[step] != token and margin >= golden.tolerance
     ]
-    passed = difference <= golden.tolerance and not wrong
+    passed = difference <= golden.tolerance and rms <= most and not wrong
     cause = None
     if not passed:
         cause = "this onnxruntime, or the weights on this machine, compute something else than when it was exported"
     return GateCheck(
-        name=name,
+        name="golden record",
         passed=passed,
-        found=f"largest difference {difference:.3g}, {len(golden.tokens) - len(wrong)} of {len(golden.tokens)} tokens",
-        limit=limit,
+        found=f"largest difference {difference:.3g}, root mean square {rms:.3g}, "
+        f"{len(golden.tokens) - len(wrong)} of {len(golden.tokens)} tokens",
+        limit=f"logits within {golden.tolerance:g}, root mean square {most:g}; the same tokens",
         cause=cause,
     )
 
