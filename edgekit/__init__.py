@@ -12,10 +12,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from edgekit.api import (
+        check_estimates,
         compare,
         devices,
         doctor,
+        estimate,
         export,
+        model,
         models,
         probe,
         pull,
@@ -26,10 +29,13 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "check_estimates",
     "compare",
     "devices",
     "doctor",
+    "estimate",
     "export",
+    "model",
     "models",
     "probe",
     "pull",

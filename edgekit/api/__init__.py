@@ -5,16 +5,20 @@ Use them from the package itself: ``edgekit.export(...)``, ``edgekit.probe(...)`
 
 from edgekit.api.analysing import compare, report
 from edgekit.api.delivering import push
+from edgekit.api.estimating import check_estimates, estimate
 from edgekit.api.exporting import export, verify
-from edgekit.api.informing import devices, doctor, models
+from edgekit.api.informing import devices, doctor, model, models
 from edgekit.api.measuring import probe, pull
 from edgekit.api.running import run
 
 __all__ = [
+    "check_estimates",
     "compare",
     "devices",
     "doctor",
+    "estimate",
     "export",
+    "model",
     "models",
     "probe",
     "pull",

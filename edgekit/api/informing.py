@@ -1,10 +1,12 @@
-"""``edgekit.devices``, ``edgekit.models`` and ``edgekit.doctor``: what there is, and what is missing."""
+"""What there is, and what is missing: ``edgekit.devices``, ``models``, ``model`` and ``doctor``."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgekit.analysis.catalogue import ModelFacts
     from edgekit.deploy.doctor import Finding
     from edgekit.device.discover import DeviceRecord
     from edgekit.schema.model_profile import ModelProfile
@@ -20,11 +22,32 @@ def devices() -> list[DeviceRecord]:
     return list_devices()
 
 
-def models() -> list[ModelProfile]:
-    """Models and architectures that edgekit knows by name, sorted by name."""
-    from edgekit.schema.model_profile import load_model_profile, model_names
+def models(*, filters: Sequence[str] = (), sort: str | None = None) -> list[ModelFacts]:
+    """Facts of the models and architectures that edgekit knows by name.
 
-    return [load_model_profile(name) for name in model_names()]
+    Args:
+        filters: conditions such as ``parameters<500M`` or ``attention=GQA``; all must hold.
+        sort: a field of :class:`edgekit.analysis.catalogue.ModelFacts`, ``-FIELD`` for the largest first;
+            None for the order of names.
+
+    Raises:
+        InputError: no such field, or a condition that cannot be read.
+    """
+    from edgekit.analysis.catalogue import model_facts, select
+    from edgekit.schema.model_index import all_model_profiles
+
+    return select([model_facts(profile) for profile in all_model_profiles()], filters, sort)
+
+
+def model(name: str) -> ModelProfile:
+    """One model's profile: its configuration, and where each value was read.
+
+    Raises:
+        InputError: no such profile; the hint offers the nearest names.
+    """
+    from edgekit.schema.model_profile import load_model_profile
+
+    return load_model_profile(name)
 
 
 def doctor() -> list[Finding]:

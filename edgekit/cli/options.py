@@ -92,7 +92,7 @@ def output_option(function: CallableT) -> CallableT:
         "--output",
         "-o",
         "output",
-        type=click.Choice(["md", "csv", "json", "jsonl"]),
+        type=click.Choice(["md", "csv", "json", "jsonl", "sql"]),
         default="md",
         show_default=True,
         help="Format of the table on standard output.",

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgekit.reporting import formats
-from edgekit.reporting.tables import Column, Format, Table, column, print_table, render
+from edgekit.reporting.tables import Column, Format, Record, Table, column, print_table, render
 
 if TYPE_CHECKING:
+    from edgekit.analysis.catalogue import ModelFacts
     from edgekit.analysis.comparison import Comparison
+    from edgekit.analysis.estimator.predict import Estimate
+    from edgekit.analysis.estimator.proof import Prediction
     from edgekit.deploy.doctor import Finding
     from edgekit.deploy.push import PushedBundle
     from edgekit.device.discover import DeviceRecord
@@ -144,30 +147,82 @@ def print_pushes(pushed: Sequence[PushedBundle], output: Format) -> None:
     _show(Table(records, ["model", "recipe", "sent_bytes", "reused_bytes", "directory"], columns), output)
 
 
-#: Column title and the name of the field in a transformers configuration.
-_MODEL_FIELDS = {
-    "family": "model_type",
-    "layers": "num_hidden_layers",
-    "hidden": "hidden_size",
-    "heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads",
-    "ffn": "intermediate_size",
-    "vocab": "vocab_size",
-    "max_position": "max_position_embeddings",
-}
-
-
-def print_models(models: Sequence[ModelProfile], output: Format) -> None:
-    """Known models with their shapes."""
-    keys = ["name", *_MODEL_FIELDS, "weights", "hub"]
-    records = [
-        {"name": model.name}
-        | {title: model.config.get(field) for title, field in _MODEL_FIELDS.items()}
-        | {"weights": model.weights.package if model.weights else None, "hub": model.hub}
-        for model in models
+def print_models(models: Sequence[ModelFacts], output: Format) -> None:
+    """Known models; people see the shapes, machines every fact."""
+    records = [{key: getattr(model, key) for key in model.__struct_fields__} for model in models]
+    columns = [
+        column("name", "model"),
+        column("released", "released"),
+        column("parameters", "params", formats.count, right=True),
+        column("layers", "layers", right=True),
+        column("hidden", "hidden", right=True),
+        Column("heads", _heads, right=True),
+        column("ffn", "ffn", right=True),
+        column("activation", "activation"),
+        column("vocabulary", "vocabulary", right=True),
+        column("context", "context", right=True),
+        column("weights", "weights"),
     ]
-    columns = [column(key, key.replace("_", " "), right=key in list(_MODEL_FIELDS)[1:]) for key in keys]
-    _show(Table(records, keys, columns), output)
+    keys = list(type(models[0]).__struct_fields__) if models else []
+    _show(Table(records, keys, columns, [f"{len(models)} models."], name="models"), output)
+
+
+def _heads(record: Record) -> str:
+    heads, kv_heads = record["heads"], record["kv_heads"]
+    return formats.MISSING if heads is None else str(heads) if heads == kv_heads else f"{heads}/{kv_heads}"
+
+
+def print_model(model: ModelFacts, profile: ModelProfile, output: Format) -> None:
+    """One model: every fact, and where each value of its configuration was read."""
+    facts = {key: getattr(model, key) for key in model.__struct_fields__}
+    records: list[dict[str, Any]] = [
+        {"fact": key, "value": value, "source": "", "doubt": None} for key, value in facts.items()
+    ]
+    for key, value in profile.config.items():
+        source, doubt = profile.provenance[key], profile.doubtful.get(key)
+        records.append({"fact": f"config.{key}", "value": value, "source": source, "doubt": doubt})
+    count = profile.parameters
+    if count is not None:
+        published = count.published if count.published is not None else count.published_as
+        records.append({"fact": "published parameters", "value": published, "source": count.source, "doubt": None})
+        if count.difference:
+            records[-1]["doubt"] = count.difference
+    columns = [
+        column("fact", "fact"),
+        Column("value", lambda record: _fact(record["value"])),
+        column("source", "source"),
+        column("doubt", "remark", lambda value: formats.plain_text(value) if value else ""),
+    ]
+    _show(Table(records, ["fact", "value", "source", "doubt"], columns, name="model"), output)
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(str(part) for part in value) or formats.MISSING
+    return formats.plain_text(value)
+
+
+def print_estimates(model: str, estimates: Sequence[Estimate], explain: bool, output: Format) -> None:
+    """Estimates; with ``explain`` people also see the terms, and machines get the terms alone."""
+    from edgekit.reporting.estimate import estimate_table, terms_table
+
+    if explain and output != "md":
+        _show(terms_table(estimates), output)
+        return
+    _show(estimate_table(model, estimates), output)
+    if explain:
+        click.echo()
+        _show(terms_table(estimates), output)
+
+
+def print_proof(predictions: Sequence[Prediction], output: Format) -> None:
+    """Predictions beside what was measured."""
+    from edgekit.analysis.estimator.proof import summarize
+    from edgekit.reporting.estimate import proof_table
+
+    _show(proof_table(predictions, summarize(predictions)), output)
 
 
 def print_recipes(recipes: Sequence[RecipeProfile], output: Format) -> None:

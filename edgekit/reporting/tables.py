@@ -1,6 +1,6 @@
-"""One renderer for every table the toolkit prints: md, csv, json, jsonl, and the terminal.
+"""One renderer for every table the toolkit prints: md, csv, json, jsonl, sql, and the terminal.
 
-A table is records and columns. Machine formats (csv, json, jsonl) hold the records'
+A table is records and columns. Machine formats (csv, json, jsonl, sql) hold the records'
 raw values under stable keys with the unit in the name; md and the terminal hold what
 the columns' formatters make of them.
 """
@@ -17,11 +17,12 @@ import msgspec
 
 from edgekit.errors import InputError
 from edgekit.reporting.formats import plain_text
+from edgekit.reporting.sql import statements
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-Format = Literal["md", "csv", "json", "jsonl"]
+Format = Literal["md", "csv", "json", "jsonl", "sql"]
 Record = Mapping[str, Any]
 
 
@@ -45,6 +46,8 @@ class Table:
     keys: Sequence[str]
     columns: Sequence[Column]
     notes: Sequence[str] = field(default_factory=tuple)
+    #: Name of the table in SQL.
+    name: str = "edgekit"
 
 
 def column(key: str, title: str, formatter: Callable[[Any], str] = plain_text, *, right: bool = False) -> Column:
@@ -65,7 +68,7 @@ def render(table: Table | Sequence[Record], format: Format) -> str:
 
     Args:
         table: a :class:`Table`, or plain records whose keys become the columns.
-        format: ``md``, ``csv``, ``json`` (one array) or ``jsonl`` (one object a line).
+        format: ``md``, ``csv``, ``json`` (one array), ``jsonl`` (one object a line) or ``sql`` (SQLite's dialect).
 
     Raises:
         InputError: no such format.
@@ -80,6 +83,8 @@ def render(table: Table | Sequence[Record], format: Format) -> str:
         return msgspec.json.format(msgspec.json.encode(records), indent=2).decode() + "\n"
     if format == "jsonl":
         return "".join(msgspec.json.encode(record).decode() + "\n" for record in records)
+    if format == "sql":
+        return statements(records, table.keys, table.name)
     raise InputError(f"no table format is called {format!r}", hint=f"formats: {', '.join(get_args(Format))}")
 
 

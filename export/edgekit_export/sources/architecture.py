@@ -136,7 +136,14 @@ def _all_parameters(model: torch.nn.Module) -> list[tuple[str, torch.nn.Paramete
 
 
 def describe(config: PretrainedConfig, skeleton: Skeleton) -> Architecture:
-    """The facts of the decoder that bundles record."""
+    """The facts of the decoder that bundles record.
+
+    Raises:
+        UnsupportedError: a model without attention heads, or without a longest position.
+    """
+    for fact, what in (("num_attention_heads", "attention heads"), ("max_position_embeddings", "a longest position")):
+        if not isinstance(getattr(config, fact, None), int):
+            raise UnsupportedError(f"the architecture {config.model_type!r} states no {what.removeprefix('a ')}")
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     window = getattr(config, "sliding_window", None)

@@ -12,7 +12,7 @@ import re
 
 from edgekit.errors import InputError
 from edgekit.schema.bundle import Source
-from edgekit.schema.model_profile import load_model_profile
+from edgekit.schema.model_profile import load_model_profile, with_layers
 from edgekit_export.sources.architecture import Skeleton, describe, make_config
 from edgekit_export.sources.source import ModelSource
 from edgekit_export.sources.tensors import random_tensors
@@ -36,9 +36,7 @@ def open_arch(spec: str) -> ModelSource:
     values = dict(profile.config)
     layers, seed = options.get("layers"), options.get("seed", 0)
     if layers is not None:
-        values["num_hidden_layers"] = layers
-        # Per-layer lists follow from the number of layers.
-        values.pop("layer_types", None)
+        values = with_layers(values, layers, origin=spec)
     config = make_config(values, origin=spec)
     skeleton = Skeleton(config, origin=spec)
     spread = float(values.get("initializer_range", _DEFAULT_SPREAD))

@@ -1,0 +1,53 @@
+"""What one pass over a decoder reads and computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgekit.analysis.accounting.decoder import Decoder
+from edgekit.analysis.accounting.stored import StoredBytes
+
+#: Classes of a bundle that every pass reads whole; of an untied embedding it reads a few rows.
+_READ = ("linear", "linear scales", "norms and biases", "head", "head scales")
+_FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Work:
+    """Counts of one pass; multiply-adds, not operations."""
+
+    #: Weights read, whatever the number of tokens.
+    weight_bytes: int
+    #: Products for each token.
+    products: int
+    #: The product that makes logits, for one position.
+    head: int
+    #: Attention for each pair of a new and a cached token.
+    attention: int
+    #: Cache read for each cached token.
+    cache_bytes: int
+    blocks: int
+
+    def multiply_adds(self, *, new: int, depth: int) -> int:
+        """Of a pass over ``new`` tokens with ``depth`` in the cache before; logits of the last one alone."""
+        pairs = new * depth + new * (new + 1) // 2
+        return new * self.products + self.head + pairs * self.attention
+
+    def bytes_read(self, *, new: int, depth: int) -> int:
+        """Weights once, and the cache."""
+        return self.weight_bytes + (depth + new) * self.cache_bytes
+
+
+def work_of(decoder: Decoder, stored: StoredBytes) -> Work:
+    """The work of a bundle's decoder."""
+    read = sum(stored.classes.get(kind, 0) for kind in _READ)
+    if decoder.tied:
+        read += stored.classes["embedding"] + stored.classes.get("embedding scales", 0)
+    return Work(
+        weight_bytes=read,
+        products=sum(matrix.elements for matrix in decoder.linears),
+        head=decoder.head.elements,
+        attention=sum(2 * attention.heads * attention.head_dim for attention in decoder.attentions),
+        cache_bytes=decoder.cache_elements(1) * _FLOAT,
+        blocks=len(decoder.layers),
+    )
