@@ -41,7 +41,7 @@ def exit_codes() -> str:
     ]
     kinds = sorted(errors.EdgekitError.__subclasses__(), key=lambda kind: kind.exit_code)
     rows += [(kind.exit_code, f"`{kind.__name__}`", kind.meaning) for kind in kinds]
-    rows.append((errors.EXIT_INTERRUPTED, "", "interrupted (Ctrl-C); what was finished is kept"))
+    rows.append((errors.EXIT_INTERRUPTED, "", "interrupted (Ctrl-C or SIGTERM); what was finished is kept"))
     lines = [
         "# Exit codes",
         "",
