@@ -14,7 +14,7 @@ from edgekit.schema.recipe import RecipeProfile
 from edgekit_export.fingerprint import versions
 from edgekit_export.gate.reference import Reference
 from edgekit_export.onnx import build_template, write_model
-from edgekit_export.onnx.bind import runtime_options
+from edgekit_export.onnx.files import runtime_options
 from edgekit_export.sources import ModelSource
 
 _INSTALL_EXECUTORCH = "pip install 'edgekit-slm[executorch]'"

@@ -5,8 +5,9 @@ without weights, :func:`write_model` fills it in one recipe's formats and audits
 """
 
 from edgekit_export.onnx.audit import audit
-from edgekit_export.onnx.bind import OnnxModelFiles, describe_interface, write_model
+from edgekit_export.onnx.bind import write_model
 from edgekit_export.onnx.calibrate import calibration_tokens, measure_energy
+from edgekit_export.onnx.files import OnnxModelFiles, describe_interface
 from edgekit_export.onnx.full_logits import full_logits_graph, full_logits_session
 from edgekit_export.onnx.template import OnnxTemplate, build_template
 

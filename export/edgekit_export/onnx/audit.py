@@ -13,8 +13,8 @@ from edgekit.errors import InputError, UnsupportedError
 from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.schema.bundle import AuditedOperator, OnnxInterface
 from edgekit.schema.recipe import MatrixFormat, RecipeProfile
-from edgekit_export.onnx.bind import MODEL, WEIGHTS, OnnxModelFiles, describe_interface, runtime_options
 from edgekit_export.onnx.external import region
+from edgekit_export.onnx.files import MODEL, WEIGHTS, OnnxModelFiles, describe_interface, runtime_options
 from edgekit_export.onnx.interface import LOGITS
 from edgekit_export.onnx.template import OnnxTemplate
 

@@ -7,45 +7,23 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 import torch
 
 from edgekit.errors import HostStorageError, InputError, UnsupportedError
 from edgekit.progress import Progress, ProgressEvent, silent
-from edgekit.schema.bundle import AuditedOperator, OnnxInterface
 from edgekit.schema.recipe import MatrixFormat, RecipeProfile
-from edgekit_export.onnx import interface
+from edgekit_export.onnx.audit import audit
 from edgekit_export.onnx.external import DataFile, region
+from edgekit_export.onnx.files import MODEL, WEIGHTS, OnnxModelFiles, describe_interface, runtime_options
 from edgekit_export.onnx.graph import MICROSOFT, PLACEHOLDER, Graph, Node, Weight, to_proto
 from edgekit_export.onnx.positions import keep_last_position
 from edgekit_export.onnx.quantize import quantize, quantize_channels
 from edgekit_export.onnx.sensitivity import keep_sensitive
 from edgekit_export.onnx.template import OnnxTemplate
 
-MODEL = "model.onnx"
-WEIGHTS = "model.onnx.data"
-RUNTIME = "onnxruntime"
-
 #: Constants above this go to the weights file.
 _INLINE = 1024
-
-
-class OnnxModelFiles(msgspec.Struct, kw_only=True, frozen=True):
-    """What was written, as found in the files afterwards."""
-
-    model: Path
-    weights: Path
-    interface: OnnxInterface
-    operators: list[AuditedOperator]
-    opsets: dict[str, int]
-    bits_per_weight: float
-    parameters: int
-    kv_cache_bytes: int
-    context_length: int
-    #: Linear layers that the recipe kept in more bits, by parameter name.
-    kept: list[str]
-    notes: list[str]
 
 
 def assign_formats(graph: Graph, recipe: RecipeProfile) -> dict[str, MatrixFormat]:
@@ -326,24 +304,6 @@ _LINEARS: dict[str, Callable[[Node, _Stored, str, dict[str, Any]], list[Node]]] 
 }
 
 
-def runtime_options(recipe: RecipeProfile) -> dict[str, Any]:
-    """The recipe's table for onnxruntime.
-
-    Raises:
-        UnsupportedError: the recipe does not serve onnxruntime, with its reason.
-    """
-    options = recipe.runtimes.get(RUNTIME)
-    if options is None or "refused" in options:
-        reason = "the recipe has no table for it" if options is None else options["refused"]
-        raise UnsupportedError(
-            f"recipe {recipe.name} does not run on onnxruntime: {reason}", hint="choose another recipe"
-        )
-    for form in (recipe.linear, recipe.head, recipe.embedding):
-        if form.scheme == "weight-only" and "accuracy_level" not in options:
-            raise InputError(f"recipe {recipe.name} needs an accuracy_level for onnxruntime")
-    return options
-
-
 def copy_graph(graph: Graph) -> Graph:
     """A copy whose nodes may be changed; arrays are shared."""
     return Graph(
@@ -379,7 +339,6 @@ def write_model(
         UnsupportedError: onnxruntime cannot run this recipe or model.
         HostStorageError: the disk is full; nothing is left behind.
     """
-    from edgekit_export.onnx.audit import audit
 
     model_path, data_path = out_dir / MODEL, out_dir / WEIGHTS
     try:
@@ -406,23 +365,6 @@ def _replace_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise HostStorageError(f"write {path}: {error.strerror}", hint="free disk space") from error
-
-
-def describe_interface(template: OnnxTemplate) -> OnnxInterface:
-    """How the written graph is fed."""
-    layers = range(len(template.cache))
-    kinds = ("key", "value")
-    return OnnxInterface(
-        tokens=interface.TOKENS,
-        seqlens_k=interface.SEQLENS_K,
-        total_sequence_length=interface.TOTAL_LENGTH,
-        past=[interface.past_name(layer, kind) for layer in layers for kind in kinds],
-        present=[interface.present_name(layer, kind) for layer in layers for kind in kinds],
-        cache_shape=[[1, heads, template.context_length, size] for heads, size in template.cache for _ in kinds],
-        cache_dtype="float32",
-        logits=interface.LOGITS,
-        logits_dtype="float32",
-    )
 
 
 def _inputs(template: OnnxTemplate) -> list[Any]:

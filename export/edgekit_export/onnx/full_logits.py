@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import InputError
-from edgekit_export.onnx.bind import MODEL
+from edgekit_export.onnx.files import MODEL
 from edgekit_export.onnx.interface import LOGITS
 from edgekit_export.onnx.positions import LAST
 
