@@ -11,18 +11,28 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 
+#: What is measured against what, for readers.
+TITLES = {
+    "onnx-vs-llamacpp": ("ONNX w4", "llama.cpp Q4_0"),
+    "onnx-vs-genai": ("ONNX w4", "onnxruntime-genai int4"),
+    "executorch-vs-llamacpp": ("ExecuTorch w4a8", "llama.cpp Q4_0"),
+    "probe-overhead": ("the probe", "a bare loop around the same session"),
+    "export": ("edgekit export, gate included", "onnxruntime-genai's builder, unchecked"),
+}
+
 
 def table(results: list[dict[str, Any]]) -> str:
     """One row per measured pair: a ratio above 1 means that edgekit is better."""
     lines = [
-        "| against | what | threads | edgekit | peer | unit | ratio (95% interval) |",
-        "|---|---|---:|---:|---:|---|---:|",
+        "| edgekit | beside | what | threads | edgekit | peer | unit | ratio (95% interval) |",
+        "|---|---|---|---:|---:|---:|---|---:|",
     ]
     for result in results:
+        ours, theirs = TITLES.get(result["name"], (result["name"], "its peer"))
         for row in result["rows"]:
             ratio = row["ratio"]
             lines.append(
-                f"| {result['name']} | {row['what']} | {row['threads']} | {number(row['ours'])} | "
+                f"| {ours} | {theirs} | {row['what']} | {row['threads']} | {number(row['ours'])} | "
                 f"{number(row['theirs'])} | {row['unit']} | "
                 f"**{ratio['median']:.2f}x** [{ratio['low']:.2f}, {ratio['high']:.2f}] |"
             )
@@ -35,12 +45,12 @@ def number(value: float) -> str:
 
 
 def machines(results: list[dict[str, Any]]) -> str:
-    """Where and when it was measured."""
-    lines = []
-    for result in results:
-        machine = result["machine"]
-        lines.append(f"{result['name']}: {result['measured_at'][:10]}, {machine['cpu_model']}, {machine['cpus']} cores")
-    return "Measured: " + "; ".join(lines) + "."
+    """Where and when it was measured; one sentence a machine and day."""
+    places = {
+        f"{result['measured_at'][:10]} on {result['machine']['cpu_model']}, {result['machine']['cpus']} cores"
+        for result in results
+    }
+    return f"SmolLM2-135M, measured in turn, {'; '.join(sorted(places))}."
 
 
 def section() -> str:
@@ -48,7 +58,7 @@ def section() -> str:
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
     if not results:
         return "No result has been recorded yet."
-    return f"{table(results)}\n\n{machines(results)} A ratio above 1 means that edgekit is better."
+    return f"{table(results)}\n\n{machines(results)} A ratio above 1 means that edgekit is faster or smaller."
 
 
 def main() -> int:
