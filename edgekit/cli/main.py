@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import threading
 from importlib import import_module
 from typing import Any
 
@@ -84,8 +85,18 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave the process with a documented exit code."""
     # Whoever terminates us wants what Ctrl-C does: the device's process ended, nothing half-written.
     with contextlib.suppress(ValueError):  # not in the main thread of a program that embeds us
-        signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(_exit_code(arguments))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _interrupt)
+    try:
+        code = _exit_code(arguments)
+    except Exception:
+        # A library that was being imported, or native code that was calling back, turns the interruption into an
+        # error of its own.
+        if not _interrupted.is_set():
+            raise
+        click.echo("edgekit: interrupted", err=True)
+        code = EXIT_INTERRUPTED
+    sys.exit(code)
 
 
 def _exit_code(arguments: list[str] | None) -> int:
@@ -116,7 +127,11 @@ def _exit_code(arguments: list[str] | None) -> int:
         )
 
 
+_interrupted = threading.Event()
+
+
 def _interrupt(number: int, frame: object) -> None:
+    _interrupted.set()
     raise KeyboardInterrupt
 
 
