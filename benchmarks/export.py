@@ -1,13 +1,15 @@
 """What an export costs: time and peak memory of `edgekit export` beside onnxruntime-genai's own builder.
 
-Each turn is one process, from the same GGUF to a finished folder. Ours includes the gate (the export is compared with
-its source, its operators are audited, and a golden record is made); the builder checks nothing.
+A turn makes the model in fp32, 8-bit and 4-bit from the same GGUF: one process of ours, three of the builder, which
+makes one at a time. Ours includes the gate (each export is compared with its source, its operators are audited, and a
+golden record is made); the builder checks nothing.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,7 +36,7 @@ class Cost(NamedTuple):
     peak_bytes: int
 
 
-def cost(command: list[str]) -> Cost:
+def cost(command: list[str], environment: dict[str, str]) -> Cost:
     """Run a command in a process of its own, so that its children's peak is its alone."""
     watcher = (
         "import json, resource, subprocess, sys, time; start = time.perf_counter(); "
@@ -42,82 +44,80 @@ def cost(command: list[str]) -> Cost:
         "wall = time.perf_counter() - start; "
         "print(json.dumps([wall, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]))"
     )
-    done = subprocess.run([sys.executable, "-c", watcher, *command], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", watcher, *command], env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
     wall, peak = json.loads(done.stdout)
     return Cost(wall, peak * RSS_UNIT)
 
 
-def our_export(recipe: str) -> Cost:
-    """One recipe, from the model's file to a bundle that passed its gate; the traced graph is not kept from before."""
+def our_export() -> Cost:
+    """All recipes, from the model's file to bundles that passed their gate; no traced graph is kept from before."""
     with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as scratch:
-        command = [sys.executable, "-m", "edgekit.cli", "export", str(gguf()), "-q", recipe]
-        before = os.environ.get("EDGEKIT_CACHE")
-        os.environ["EDGEKIT_CACHE"] = str(Path(scratch, "cache"))
-        try:
-            return cost([*command, "--out", str(Path(scratch, "bundles"))])
-        finally:
-            if before is None:
-                del os.environ["EDGEKIT_CACHE"]
-            else:
-                os.environ["EDGEKIT_CACHE"] = before
+        recipes = ",".join(recipe for recipe, _ in PAIRS)
+        command = [sys.executable, "-m", "edgekit.cli", "export", str(gguf()), "-q", recipes]
+        environment = os.environ | {"EDGEKIT_CACHE": str(Path(scratch, "cache"))}
+        return cost([*command, "--out", str(Path(scratch, "bundles"))], environment)
 
 
-def their_export(python: Path, precision: str) -> Cost:
-    """The same weights through the builder."""
-    with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as scratch:
-        script = Path(__file__).resolve().parent / "workers" / "genai_build.py"
-        return cost([str(python), str(script), str(gguf()), str(Path(scratch, "model")), precision])
+def their_exports(python: Path) -> Cost:
+    """The same through the builder, one after the other: the sum of the times, the largest of the peaks."""
+    costs = []
+    for _, precision in PAIRS:
+        with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as scratch:
+            script = Path(__file__).resolve().parent / "workers" / "genai_build.py"
+            command = [str(python), str(script), str(gguf()), str(Path(scratch, "model")), precision]
+            costs.append(cost(command, dict(os.environ)))
+    return Cost(sum(one.wall_s for one in costs), max(one.peak_bytes for one in costs))
 
 
-def rows(recipe: str, pairs: list[tuple[Cost, Cost]]) -> list[dict[str, Any]]:
-    """One row for time and one for memory."""
-    found = []
-    for what, unit, at in (("wall time", "s", 0), ("peak memory", "MiB", 1)):
-        scale = 1 if at == 0 else 2**20
-        mine, other = ([pair[side][at] / scale for pair in pairs] for side in (0, 1))
-        found.append(
-            {
-                "what": f"export {recipe}, {what}",
-                "threads": os.cpu_count(),
-                "ours": sorted(mine)[len(mine) // 2],
-                "theirs": sorted(other)[len(other) // 2],
-                "unit": unit,
-                "ratio": harness.interval([b / a for a, b in zip(mine, other, strict=True)]),
-                "samples": {"ours": mine, "theirs": other},
-            }
-        )
-    return found
+def row(what: str, unit: str, pairs: list[tuple[float, float]]) -> dict[str, Any]:
+    """One figure of both sides, and their ratio."""
+    ours, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
+    return {
+        "what": what,
+        "threads": os.cpu_count(),
+        "ours": statistics.median(ours),
+        "theirs": statistics.median(theirs),
+        "unit": unit,
+        "ratio": harness.interval([other / mine for mine, other in pairs]),
+        "samples": {"ours": ours, "theirs": theirs},
+    }
 
 
 def main() -> None:
     options = harness.arguments(__doc__)
     python = peers.environment("genai", peers.GENAI, shares_ours=True)
     began, load = datetime.now(UTC), harness.load_average()
-    found: list[dict[str, Any]] = []
-    for recipe, precision in PAIRS:
-        pairs = []
-        for number in range(options.rounds):
-            if number % 2:
-                other, mine = their_export(python, precision), our_export(recipe)
-            else:
-                mine, other = our_export(recipe), their_export(python, precision)
-            pairs.append((mine, other))
-            print(f"{recipe}, round {number + 1}/{options.rounds}: ours {mine}, theirs {other}", file=sys.stderr)
-        found += rows(recipe, pairs)
-    target = options.out or Path(__file__).resolve().parent / "results" / "export.json"
+    pairs = []
+    for number in range(options.rounds):
+        if number % 2:
+            other, mine = their_exports(python), our_export()
+        else:
+            mine, other = our_export(), their_exports(python)
+        pairs.append((mine, other))
+        print(f"round {number + 1}/{options.rounds}: ours {mine}, theirs {other}", file=sys.stderr)
+    found = [
+        row("fp32 + 8-bit + 4-bit, wall time", "s", [(mine.wall_s, other.wall_s) for mine, other in pairs]),
+        row(
+            "fp32 + 8-bit + 4-bit, peak memory",
+            "MiB",
+            [(mine.peak_bytes / 2**20, other.peak_bytes / 2**20) for mine, other in pairs],
+        ),
+    ]
     harness.write_result(
-        target,
+        options.out or Path(__file__).resolve().parent / "results" / "export.json",
         {
             "schema_version": harness.SCHEMA_VERSION,
-            "name": "export-vs-genai-builder",
+            "name": "export",
             "measured_at": began.isoformat(timespec="seconds"),
             "machine": harness.machine() | {"load_average": {"before": load, "after": harness.load_average()}},
-            "versions": {"edgekit-slm": version("edgekit-slm"), "peer": peers.GENAI[0], "ours": "gate included"},
+            "versions": {"edgekit-slm": version("edgekit-slm"), "peer": peers.GENAI[0]},
             "rows": found,
         },
     )
-    for row in found:
-        print(f"{row['what']}: ours {row['ours']:.1f}, theirs {row['theirs']:.1f} {row['unit']}")
+    for entry in found:
+        print(f"{entry['what']}: ours {entry['ours']:.1f}, theirs {entry['theirs']:.1f} {entry['unit']}")
 
 
 if __name__ == "__main__":
