@@ -17,37 +17,21 @@ from edgekit.analysis.labels import labels
 from edgekit.analysis.load import RunData
 from edgekit.errors import HostStorageError, InputError
 from edgekit.progress import Progress, ProgressEvent, silent
-from edgekit.reporting import report_plots, sections
 from edgekit.reporting.answers import Answer, answers, by_device, choices
-from edgekit.reporting.comparison import notes, records_of
+from edgekit.reporting.comparison import records_of
 from edgekit.reporting.formats import plain_text
-from edgekit.reporting.report_plots import Plot
-from edgekit.reporting.sections import Cells
+from edgekit.reporting.sections import all_sections
+from edgekit.reporting.sections.base import MAX_CELL, Report, Section
 from edgekit.schema.storage import check_writable, write_atomically
 
 STAGE = "write report"
 DISTRIBUTION = "edgekit-slm"
+#: Load per core above which a device had other work: our own preparation leaves a trace below this.
+BUSY_LOAD = 0.75
 _TEMPLATES = Path(__file__).parent / "templates"
 
 #: What would end a data block early, or a line of it where JavaScript counts lines.
 _SCRIPT_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """One part of the page: plots side by side, then tables."""
-
-    anchor: str
-    title: str
-    lead: str
-    plots: list[Plot]
-    tables: list[Cells]
-    notes: list[str] = dataclasses.field(default_factory=list)
-
-    @property
-    def beside(self) -> bool:
-        """Whether the first table stands beside the only plot."""
-        return len(self.plots) == 1 and bool(self.tables)
 
 
 def write_report(
@@ -96,18 +80,16 @@ def render_report(
     comparison = _shown(compare(runs, baseline))
     names = [plain_text(name) for name in labels(runs)]
     groups = by_device(runs)
-    parts = _sections(runs, names, groups, comparison)
-    parts = _drawn(parts, progress)
+    parts = _drawn(all_sections(Report(runs, names, groups, comparison)), progress)
     text: str = _template().render(
         title=plain_text(title or _title(runs)),
         subtitle=_subtitle(runs),
         answers=_answers(groups, names, runs),
         choices=choices(comparison),
         sections=parts,
-        faults=[plain_text(fault, sections.MAX_CELL) for fault in comparison.faults],
+        faults=[plain_text(fault, MAX_CELL) for fault in comparison.faults],
         unreal=sorted({row.fidelity for row in comparison.rows if row.fidelity != "real"}),
-        busy=sections.busy(runs),
-        commands=sections.commands(runs),
+        busy=_busy(runs),
         data=script_json({"comparison": list(records_of(comparison)), "faults": comparison.faults}),
         css=(_TEMPLATES / "report.css").read_text(encoding="utf-8"),
         version=version(DISTRIBUTION),
@@ -121,71 +103,6 @@ def script_json(value: Any) -> str:
     for character, escaped in _SCRIPT_ESCAPES.items():
         text = text.replace(character, escaped)
     return text
-
-
-def _sections(
-    runs: Sequence[RunData], names: Sequence[str], groups: Sequence[Sequence[RunData]], comparison: Comparison
-) -> list[Section]:
-    trade_off = report_plots.trade_off_plots(comparison, names)
-    found = [
-        Section(
-            "trade-off",
-            "Trade-off",
-            "Quality against speed, at each bundle's best number of threads. "
-            "The area of a circle stands for the size of the file.",
-            trade_off,
-            [sections.choice_table(comparison)] if trade_off else [],
-        ),
-        Section(
-            "speed",
-            "Prefill and decode",
-            "Tokens per second while a prompt is read, and while text is generated one token at a time. "
-            "Bar: median; whisker: 95% interval; dots: every sample.",
-            report_plots.speed_plots(comparison, names),
-            [],
-        ),
-        Section(
-            "differences",
-            "Differences",
-            "Ratios with their 95% intervals; a filled point is a difference that is faster or slower beyond chance.",
-            report_plots.ratio_plots(comparison, names),
-            [sections.speed_table(comparison)],
-            [plain_text(note, sections.MAX_CELL) for note in notes(comparison) if not note.startswith("Missing:")],
-        ),
-        Section(
-            "latency",
-            "Each token",
-            "Time of every token over its position: the line is the median, the band the range of the samples. "
-            "A stall that would flatten the rest is cut off; the table has the longest.",
-            report_plots.latency_plots(runs, names),
-            [sections.first_token_table(comparison), sections.token_table(comparison)],
-        ),
-        Section(
-            "memory",
-            "Memory",
-            "Resident memory of the probe. File-backed pages hold weights that the system can drop and read again; "
-            "anonymous ones hold everything else. The strip underneath shows load, prefill and decode on one clock.",
-            report_plots.memory_plots(runs, names, comparison),
-            [sections.memory_table(comparison)],
-        ),
-        Section(
-            "quality",
-            "Quality",
-            _quality_lead(runs),
-            [],
-            [sections.quality_table(runs, names)],
-        ),
-        Section(
-            "device",
-            "Device and conditions",
-            "What the device said of itself. What it did not tell is unknown, never a guess.",
-            [],
-            [sections.conditions_table(runs, names), *sections.device_tables(groups)],
-        ),
-        Section("repeat", "How to repeat", "", [], sections.repeat_tables(runs, names)),
-    ]
-    kept = [dataclasses.replace(section, tables=[table for table in section.tables if table.rows]) for section in found]
-    return [section for section in kept if section.plots or section.tables]
 
 
 def _drawn(parts: Sequence[Section], progress: Progress) -> list[Section]:
@@ -259,15 +176,15 @@ def _subtitle(runs: Sequence[RunData]) -> str:
     return plain_text(
         f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} in {sessions} "
         f"{'session' if sessions == 1 else 'sessions'}, {measured} launches, measured {when}; report written {written}",
-        sections.MAX_CELL,
+        MAX_CELL,
     )
 
 
-def _quality_lead(runs: Sequence[RunData]) -> str:
-    against = sorted({run.bundle.gate.reference for run in runs})
-    on = sorted({f"{run.bundle.gate.text} ({run.bundle.gate.figures.tokens} tokens)" for run in runs})
-    return plain_text(
-        f"Measured on the host before anything was pushed, against {', '.join(against)}, on {', '.join(on)}. "
-        "KL divergence in nats per token; lower is closer to the source.",
-        sections.MAX_COMMAND,
-    )
+def _busy(runs: Sequence[RunData]) -> list[str]:
+    """Sessions that began on a device with other work to do, in words."""
+    found = []
+    for run in runs:
+        load, cpus = run.run.before.load_1m, run.run.device.cpus
+        if load is not None and load > BUSY_LOAD * cpus:
+            found.append(f"{plain_text(run.run.device.name)}: load {load:.1f} on {cpus} cores before the session")
+    return list(dict.fromkeys(found))
