@@ -6,6 +6,8 @@ from typing import ClassVar, Literal
 
 import msgspec
 
+from edgekit.analysis.causes import Cause
+from edgekit.analysis.roofline import Roofline
 from edgekit.analysis.statistics import Verdict
 from edgekit.schema.codec import Document
 
@@ -90,6 +92,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     ratio: Ratio | None
     #: Why there is no ratio.
     no_ratio: str | None
+    #: What the device allows and the share reached; None without a profile of the device.
+    roofline: Roofline | None = None
+    #: Why the test is as slow as it is, the likeliest first.
+    causes: list[Cause] = msgspec.field(default_factory=list)
 
 
 class Comparison(Document, frozen=True, kw_only=True):

@@ -200,6 +200,8 @@ def _record(row: Row) -> Record:
     record = {name: value for name, value in msgspec.structs.asdict(row).items() if name != "ratio"}
     ratio = row.ratio
     return record | {
+        "roofline": msgspec.to_builtins(row.roofline),
+        "causes": msgspec.to_builtins(row.causes),
         "ratio": ratio.median if ratio else None,
         "ratio_low": ratio.low if ratio else None,
         "ratio_high": ratio.high if ratio else None,

@@ -63,6 +63,8 @@ class Loaded(Event, frozen=True, kw_only=True, tag="loaded"):
     memory: MemoryUse
     #: Of the plan's kernel libraries, what the artefact really runs on, as they name themselves (``avx512-vnni``).
     kernels: list[str] = msgspec.field(default_factory=list)
+    #: Page faults that needed the disk while it was loaded.
+    major_faults: int | None = None
 
 
 class GoldenResult(Event, frozen=True, kw_only=True, tag="golden"):
@@ -91,9 +93,24 @@ class TrialResult(Event, frozen=True, kw_only=True, tag="trial"):
     end_ns: int
     token_ns: list[int]
     cpus: list[int] = msgspec.field(default_factory=list)
-    #: Page faults that needed the disk, and involuntary context switches, inside the region.
+    #: CPUs on which the thread that calls the runtime was seen, at the region's ends and after each token.
+    caller_cpus: list[int] = msgspec.field(default_factory=list)
+    #: Page faults that needed the disk, those that did not, and context switches, inside the region.
     major_faults: int | None = None
+    minor_faults: int | None = None
     involuntary_switches: int | None = None
+    voluntary_switches: int | None = None
+    #: CPU time of the whole process in the region.
+    cpu_ns: int | None = None
+    #: For each thread that computes: time on a CPU, and time in which it could run but had none. Empty: not told.
+    thread_run_ns: list[int] = msgspec.field(default_factory=list)
+    thread_wait_ns: list[int] = msgspec.field(default_factory=list)
+    #: Time in which a CPU limit of the process's control groups stopped it.
+    limited_ns: int | None = None
+    #: CPU time that the whole machine spent, this process included, and what a hypervisor took from it; in ticks of
+    #: the kernel, commonly 10 ms.
+    machine_ns: int | None = None
+    stolen_ns: int | None = None
 
 
 class MemorySamples(Event, frozen=True, kw_only=True, tag="memory"):

@@ -80,6 +80,33 @@ def test_threads_that_compute(launch, model: ProbeModel, library: Path, threads:
     assert outcome.only(GoldenResult).tokens == model.golden.tokens
 
 
+def test_what_the_kernel_counted_of_each_trial(launch, model: ProbeModel, library: Path) -> None:
+    """CPU time and waits by thread, of the region alone; the whole process's is at least that of its threads."""
+    long = Trial(id=0, kind="decode", tokens=CONTEXT)
+    outcome = launch(model.plan(library, [msgspec.structs.replace(long, id=number) for number in range(8)], threads=2))
+    assert outcome.only(Loaded).major_faults >= 0
+    for event in outcome.all(TrialResult):
+        assert len(event.thread_run_ns) == len(event.thread_wait_ns) == len(event.cpus) == 2
+        assert all(waited >= 0 for waited in event.thread_wait_ns)
+        assert event.caller_cpus
+        assert set(event.caller_cpus) <= os.sched_getaffinity(0)
+        assert event.cpu_ns > 0
+        assert event.minor_faults >= 0
+        assert event.voluntary_switches >= 0
+        assert event.machine_ns >= 0
+        assert event.stolen_ns >= 0
+
+
+def test_two_threads_on_one_cpu_wait_for_each_other(launch, model: ProbeModel, library: Path) -> None:
+    cpu = min(os.sched_getaffinity(0))
+    trials = [Trial(id=number, kind="decode", tokens=CONTEXT) for number in range(8)]
+    outcome = launch(model.plan(library, trials, threads=2, affinity=[cpu]))
+    results = outcome.all(TrialResult)
+    assert {at for event in results for at in event.caller_cpus} == {cpu}
+    waited = sum(sum(event.thread_wait_ns) for event in results)
+    assert waited > 0.2 * sum(sum(event.thread_run_ns) for event in results)
+
+
 def test_affinity_holds_for_every_thread(launch, model: ProbeModel, library: Path) -> None:
     cpu = max(os.sched_getaffinity(0))
     outcome = launch(model.plan(library, TRIALS[:3], threads=2, affinity=[cpu]))

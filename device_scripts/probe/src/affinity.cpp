@@ -20,17 +20,6 @@
 namespace edgekit {
 namespace {
 
-std::vector<int> thread_ids() {
-  std::vector<int> ids;
-  if (DIR* dir = opendir("/proc/self/task")) {
-    while (const dirent* entry = readdir(dir))
-      if (entry->d_name[0] != '.') ids.push_back(std::atoi(entry->d_name));
-    closedir(dir);
-  }
-  std::sort(ids.begin(), ids.end());
-  return ids;
-}
-
 std::string thread_file(int tid, const char* name) { return "/proc/self/task/" + std::to_string(tid) + "/" + name; }
 
 // "0-3,7" as the kernel writes CPU lists.
@@ -49,6 +38,17 @@ std::vector<int> parse_list(const std::string& text) {
 }
 
 }  // namespace
+
+std::vector<int> thread_ids() {
+  std::vector<int> ids;
+  if (DIR* dir = opendir("/proc/self/task")) {
+    while (const dirent* entry = readdir(dir))
+      if (entry->d_name[0] != '.') ids.push_back(std::atoi(entry->d_name));
+    closedir(dir);
+  }
+  std::sort(ids.begin(), ids.end());
+  return ids;
+}
 
 void set_affinity(const std::vector<int>& cpus) {
   cpu_set_t set;

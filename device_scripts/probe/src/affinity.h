@@ -13,6 +13,9 @@ void set_affinity(const std::vector<int>& cpus);
 // The CPUs each thread of the process may run on, as /proc/self/task/*/status says.
 std::vector<std::vector<int>> read_affinity();
 
+// Kernel ids of all threads, sorted.
+std::vector<int> thread_ids();
+
 // Kernel ids of all threads but the calling one.
 std::set<int> other_threads();
 

@@ -131,6 +131,7 @@ void EventStream::loaded(const LoadResult& load) {
   for (const auto& cpus : load.affinity_read) json.values(cpus);
   json.end_array();
   json.key("kernels").values(load.kernels);
+  json.key("major_faults").value(load.major_faults);
   put_memory(json, read_memory());
   send(json);
 }
@@ -160,9 +161,19 @@ void EventStream::trial(const TrialTimes& times) {
   json.key("start_ns").value(times.start_ns);
   json.key("end_ns").value(times.end_ns);
   json.key("token_ns").values(times.token_ns);
-  json.key("cpus").values(times.cpus);
-  json.key("major_faults").value(times.major_faults);
-  json.key("involuntary_switches").value(times.involuntary_switches);
+  const RegionUse& use = times.use;
+  json.key("cpus").values(use.cpus);
+  json.key("caller_cpus").values(use.caller_cpus);
+  json.key("major_faults").value(use.major_faults);
+  json.key("minor_faults").value(use.minor_faults);
+  json.key("involuntary_switches").value(use.involuntary_switches);
+  json.key("voluntary_switches").value(use.voluntary_switches);
+  json.key("cpu_ns").value(use.cpu_ns);
+  json.key("thread_run_ns").values(use.thread_run_ns);
+  json.key("thread_wait_ns").values(use.thread_wait_ns);
+  put(json, "limited_ns", use.limited_ns);
+  put(json, "machine_ns", use.machine_ns);
+  put(json, "stolen_ns", use.stolen_ns);
   send(json);
 }
 

@@ -8,6 +8,7 @@
 
 #include "json.h"
 #include "memory.h"
+#include "usage.h"
 
 namespace edgekit {
 
@@ -16,9 +17,7 @@ struct TrialTimes {
   std::int64_t start_ns = 0;
   std::int64_t end_ns = 0;
   std::vector<std::int64_t> token_ns;
-  std::vector<int> cpus;
-  std::int64_t major_faults = 0;
-  std::int64_t involuntary_switches = 0;
+  RegionUse use;
 };
 
 struct LoadResult {
@@ -30,6 +29,7 @@ struct LoadResult {
   std::optional<std::vector<int>> affinity_asked;
   std::vector<std::vector<int>> affinity_read;
   std::vector<std::string> kernels;
+  std::int64_t major_faults = 0;
 };
 
 class EventStream {

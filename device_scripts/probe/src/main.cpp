@@ -21,6 +21,7 @@
 #include "plan.h"
 #include "termination.h"
 #include "trials.h"
+#include "usage.h"
 
 namespace edgekit {
 namespace {
@@ -82,9 +83,11 @@ void Launch::load_all(const Plan& plan) {
     result.threads = plan.threads;
     result.affinity_asked = plan.affinity;
     result.resident_before = resident_share(plan.artefact.model_path);
+    const std::int64_t faults = major_faults_now();
     result.start_ns = now_ns();
     engine_->load(plan.artefact, plan.threads, plan.positions());
     result.end_ns = now_ns();
+    result.major_faults = major_faults_now() - faults;
     result.affinity_read = read_affinity();
     result.kernels = engine_->kernels();
     events_.loaded(result);

@@ -1,12 +1,9 @@
 #include "trials.h"
 
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <cmath>
 #include <string>
 
-#include "affinity.h"
 #include "audit.h"
 #include "clock.h"
 #include "fault.h"
@@ -60,7 +57,7 @@ GoldenAnswer run_golden(Engine& engine, const Golden& golden, std::int64_t vocab
 }
 
 TrialRunner::TrialRunner(Engine& engine, const Plan& plan, std::set<int> helpers)
-    : engine_(engine), helpers_(std::move(helpers)) {
+    : engine_(engine), meter_(std::move(helpers)) {
   const auto positions = static_cast<std::size_t>(plan.positions());
   random_.resize(positions);
   std::uint64_t state = plan.seed;
@@ -93,24 +90,20 @@ void TrialRunner::time_decode(const Trial& trial) {
   for (std::int64_t i = 0; i < trial.tokens; ++i) {
     engine_.step(tokens[i]);
     ends[i] = now_ns();
+    meter_.seen().note();
     stop_if_asked();
   }
 }
 
 const TrialTimes& TrialRunner::run(const Trial& trial) {
   prepare(trial);
-  rusage before;
-  rusage after;
-  getrusage(RUSAGE_SELF, &before);
+  meter_.begin();
   timed_region_begins();
   if (trial.kind == Trial::Kind::kPrefill) time_prefill();
   else time_decode(trial);
   timed_region_ended(trial.id);
-  getrusage(RUSAGE_SELF, &after);
+  times_.use = meter_.end();
   times_.end_ns = times_.token_ns.back();
-  times_.major_faults = after.ru_majflt - before.ru_majflt;
-  times_.involuntary_switches = after.ru_nivcsw - before.ru_nivcsw;
-  times_.cpus = last_cpus(helpers_);
   return times_;
 }
 

@@ -8,6 +8,7 @@
 #include "engine.h"
 #include "events.h"
 #include "plan.h"
+#include "usage.h"
 
 namespace edgekit {
 
@@ -38,7 +39,7 @@ class TrialRunner {
   // As llama-bench does: the tokens are random and choosing one costs no time, so neither the text nor a sampler is
   // part of the figure.
   std::vector<std::int64_t> random_;
-  std::set<int> helpers_;
+  UsageMeter meter_;
   TrialTimes times_;
 };
 
