@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +34,7 @@ def estimate(
     """Whether a model will fit on a device, and how fast it will be.
 
     Args:
-        model: a built-in name, ``arch:NAME[:layers=N]``, or a folder with a model's ``config.json``.
+        model: a built-in name, ``arch:NAME[:KEY=N]...``, or a folder with a model's ``config.json``.
         device: name of a device profile.
         recipe: name of a quantization.
         runtime: what runs it.
@@ -92,19 +91,13 @@ def configuration(model: str) -> Mapping[str, Any]:
         return _read_config(folder / "config.json")
     if folder.is_file() and folder.suffix == ".json":
         return _read_config(folder)
-    from edgekit.schema.model_profile import load_model_profile, with_layers
+    if model.startswith("arch:"):
+        from edgekit.schema.arch_spec import parse_arch
 
-    if not model.startswith("arch:"):
-        return load_model_profile(model).config
-    name, _, rest = model.removeprefix("arch:").partition(":")
-    config = dict(load_model_profile(name).config)
-    for option in rest.split(":") if rest else []:
-        match = re.fullmatch(r"(layers|seed)=(\d{1,9})", option)
-        if match is None:
-            raise InputError(f"model {model!r}: {option!r} is no option", hint="the form is arch:NAME[:layers=N]")
-        if match[1] == "layers":
-            config = with_layers(config, int(match[2]), origin=model)
-    return config
+        return parse_arch(model).config
+    from edgekit.schema.model_profile import load_model_profile
+
+    return load_model_profile(model).config
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:

@@ -38,7 +38,7 @@ def export(
 
     Args:
         source: a built-in name (``smollm2-135m``), a hub id (``org/name``), a local directory, a GGUF
-            file, or ``arch:NAME[:layers=N]`` for an architecture with random weights.
+            file, or ``arch:NAME[:KEY=N]...`` for an architecture with random weights.
         recipes: names of quantizations, see :func:`edgekit.schema.recipe.recipe_names`.
         runtimes: what the bundles are for.
         out: folder of bundles; each gets a folder ``MODEL-RUNTIME-RECIPE`` in it.

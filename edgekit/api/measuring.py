@@ -14,28 +14,28 @@ from edgekit.progress import Progress, silent
 from edgekit.schema.protocol import Kernels, Protocol, load_protocol
 
 
-def chosen_protocol(name: str, changes: dict[str, Any]) -> Protocol:
-    """The named protocol with every change that is not None; ``repetitions`` etc. as in :class:`Protocol`.
+def chosen_protocol(name: str | Protocol, changes: dict[str, Any]) -> Protocol:
+    """A protocol, itself or by name, with every change that is not None; the keys are :class:`Protocol`'s fields.
 
     Raises:
         InputError: no such protocol.
     """
-    return msgspec.structs.replace(
-        load_protocol(name), **{key: value for key, value in changes.items() if value is not None}
-    )
+    base = name if isinstance(name, Protocol) else load_protocol(name)
+    return msgspec.structs.replace(base, **{key: value for key, value in changes.items() if value is not None})
 
 
 def probe(
     bundles: Sequence[str | Path],
     *,
     device: str | None = None,
-    protocol: str = "default",
+    protocol: str | Protocol = "default",
     prompts: Sequence[int] | None = None,
     generates: Sequence[int] | None = None,
     depths: Sequence[int] | None = None,
     repetitions: int | None = None,
     threads: Sequence[int] | None = None,
     affinity: Sequence[int] | None = None,
+    gap_s: float | None = None,
     seed: int | None = None,
     kernels: Kernels | None = None,
     out: str | Path = "runs",
@@ -51,13 +51,14 @@ def probe(
     Args:
         bundles: folders of bundles.
         device: ``local`` (default), ``adb``, ``adb:SERIAL`` or ``adb:HOST:PORT``.
-        protocol: named procedure that gives the defaults of what follows.
+        protocol: named procedure, or one that was made, that gives the defaults of what follows.
         prompts: prompt lengths to prefill, tokens.
         generates: numbers of tokens to decode.
         depths: tokens already in the cache.
         repetitions: samples of each test.
         threads: thread counts.
         affinity: CPUs to run on.
+        gap_s: seconds of rest between launches.
         seed: seed of prompts and of the order.
         kernels: ``edgekit`` (default) runs our own operators where there are faster ones for the device's
             processor, ``runtime`` the runtime's own everywhere. What really ran is in the run and the comparison.
@@ -98,6 +99,7 @@ def probe(
             "repetitions": repetitions,
             "threads": _as_list(threads),
             "affinity": _as_list(affinity),
+            "gap_s": gap_s,
             "seed": seed,
             "kernels": kernels,
         },

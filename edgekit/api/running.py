@@ -12,7 +12,7 @@ from edgekit.api.exporting import export
 from edgekit.api.measuring import probe
 from edgekit.errors import UnsupportedError
 from edgekit.progress import Progress, silent
-from edgekit.schema.protocol import Kernels
+from edgekit.schema.protocol import Kernels, load_protocol
 
 if TYPE_CHECKING:
     from edgekit.analysis.comparison import Comparison
@@ -48,6 +48,7 @@ def run(
     repetitions: int | None = None,
     threads: Sequence[int] | None = None,
     affinity: Sequence[int] | None = None,
+    gap_s: float | None = None,
     seed: int | None = None,
     kernels: Kernels | None = None,
     progress: Progress = silent,
@@ -59,6 +60,8 @@ def run(
     :func:`edgekit.probe` and :func:`edgekit.compare`; ``bundles`` is the folder of bundles,
     ``out`` the folder of runs, ``report_to`` an HTML file to write.
     """
+    if context is None:
+        context = load_protocol(protocol).context
     exports = export(
         source,
         recipes=recipes,
@@ -82,6 +85,7 @@ def run(
         repetitions=repetitions,
         threads=threads,
         affinity=affinity,
+        gap_s=gap_s,
         seed=seed,
         kernels=kernels,
         out=out,

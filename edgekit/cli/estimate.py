@@ -38,7 +38,7 @@ def command(
 ) -> None:
     """Say before any export whether MODEL will fit on a device and how fast it will be, with intervals.
 
-    MODEL is a built-in name (`edgekit models`), arch:NAME[:layers=N], or a folder with a config.json.
+    MODEL is a built-in name (`edgekit models`), arch:NAME[:KEY=N]..., or a folder with a config.json.
 
     \b
     Example:

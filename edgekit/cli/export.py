@@ -23,7 +23,7 @@ def command(source: str, out: Path, output: Format, **options: Any) -> None:
     """Export SOURCE to one bundle per recipe, each proven faithful before it may be pushed.
 
     SOURCE is a built-in name (smollm2-135m), a hub id (org/name, with --revision), a local
-    directory, a GGUF file, or arch:NAME[:layers=N] for an architecture with random weights.
+    directory, a GGUF file, or arch:NAME[:KEY=N]... for an architecture with random weights.
 
     \b
     Example:

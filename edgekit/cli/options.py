@@ -160,6 +160,12 @@ def measure_options(function: CallableT) -> CallableT:
             type=IntegerList(1),
             help="Thread counts [default: the cores outside the slowest cluster].",
         ),
+        click.option(
+            "--gap",
+            "gap_s",
+            type=click.FloatRange(min=0),
+            help="Seconds of rest between launches [default: the protocol's].",
+        ),
         click.option("--affinity", type=IntegerList(0), help="CPUs to run on [default: left to the scheduler]."),
         click.option("--seed", type=int, help="Seed of prompts and of the order of trials."),
         click.option(

@@ -17,6 +17,9 @@ from edgekit.schema.plan import ExecutorchArtefact, OnnxArtefact, Plan, Trial
 from edgekit.schema.protocol import Protocol
 from edgekit.schema.run import DeviceFacts
 
+#: A device is cool long before; beyond it the option is a slip of the finger.
+MAX_GAP_S = 3600.0
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -50,6 +53,7 @@ def trials_of(cell: Cell, protocol: Protocol) -> list[Trial]:
     tests: list[tuple[str, int, int]] = []
     for depth in protocol.depths:
         tests += [("prefill", tokens, depth) for tokens in protocol.prompts if tokens]
+    for depth in decode_depths(protocol):
         tests += [("decode", tokens, depth) for tokens in protocol.generates if tokens]
     random.Random(f"{protocol.seed}/{cell.round}/{cell.threads}").shuffle(tests)
     trials = []
@@ -73,6 +77,11 @@ def trials_of(cell: Cell, protocol: Protocol) -> list[Trial]:
     return trials
 
 
+def decode_depths(protocol: Protocol) -> list[int]:
+    """Depths of the decode tests."""
+    return protocol.depths if protocol.decode_depths is None else protocol.decode_depths
+
+
 def default_threads(facts: DeviceFacts) -> list[int]:
     """As many threads as there are cores outside the slowest cluster.
 
@@ -87,12 +96,30 @@ def check_protocol(protocol: Protocol, bundle: Bundle, *, cpus: int) -> None:
     """Refuse what cannot be run before anything reaches the device.
 
     Raises:
-        InputError: nothing to measure, a test longer than the context, or more threads than cores.
+        InputError: nothing to measure, a test longer than the context or a context that the protocol does not
+            want, more threads than cores, or a rest of negative length.
     """
-    lengths = [*protocol.prompts, *protocol.generates]
-    if not any(lengths) or not protocol.depths:
+    depths = {"prefill": protocol.depths, "decode": decode_depths(protocol)}
+    lengths = {"prefill": max(protocol.prompts, default=0), "decode": max(protocol.generates, default=0)}
+    needs = [
+        max(depths[kind]) + max(length, protocol.warmup_tokens)
+        for kind, length in lengths.items()
+        if length and depths[kind]
+    ]
+    if not needs:
         raise InputError("plan the session: no test is left", hint="give a prompt length (-p) or tokens to decode (-n)")
-    need = max(protocol.depths) + max(max(lengths), protocol.warmup_tokens)
+    need = max(needs)
+    if protocol.context not in (None, bundle.runtime.context_length):
+        raise InputError(
+            f"plan the session: protocol {protocol.name} wants a context of {protocol.context} tokens, "
+            f"{bundle.model} {bundle.recipe.name} has {bundle.runtime.context_length}",
+            hint=f"export again with --context {protocol.context}",
+        )
+    if not 0 <= protocol.gap_s <= MAX_GAP_S:
+        raise InputError(
+            f"plan the session: a gap of {protocol.gap_s:g} s between launches cannot be",
+            hint=f"give 0 to {MAX_GAP_S:g} seconds",
+        )
     if need > bundle.runtime.context_length:
         raise InputError(
             f"plan the session: a test needs {need} tokens of context, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,6 +117,8 @@ class Session:
                     detail=f"{bundle.model} {bundle.recipe.name}, {threads}, {what}",
                 )
             )
+            if position:
+                time.sleep(self.protocol.gap_s)
             outcome = self._launch(writers[cell.bundle], cell, position)
             if cell.check:
                 self._demand_golden(bundle, outcome)

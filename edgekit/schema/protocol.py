@@ -34,6 +34,12 @@ class Protocol(Document, frozen=True, kw_only=True):
     depths: list[int]
     #: Samples of each test. Each comes from a launch of its own, in turn with all that it is compared with.
     repetitions: int
+    #: Tokens already in the cache when a decode begins; None: as ``depths``. A decode after the prompt has its length.
+    decode_depths: list[int] | None = None
+    #: Context length of the bundles; one with another is refused. None: whatever they have.
+    context: int | None = None
+    #: Seconds of rest before each launch but the first, for the device to cool down.
+    gap_s: float = 0.0
     #: None: as many threads as the device has cores outside its slowest cluster.
     threads: list[int] | None = None
     #: CPUs the probe may use; None leaves placement to the scheduler.

@@ -6,9 +6,10 @@ from collections import Counter
 
 import msgspec
 import pytest
+from data_runs import bundle
 
 from edgekit.errors import InputError
-from edgekit.probing.planning import default_threads, launch_order, trials_of
+from edgekit.probing.planning import check_protocol, default_threads, launch_order, trials_of
 from edgekit.schema.protocol import Protocol, load_protocol, protocol_names
 from edgekit.schema.run import CpuCluster, DeviceFacts
 
@@ -93,3 +94,26 @@ def test_default_threads_leave_the_little_cores_out() -> None:
     )
     assert default_threads(facts) == [5]
     assert default_threads(msgspec.structs.replace(facts, clusters=[])) == [8]
+
+
+def test_the_surveys_procedure_decodes_after_the_prompt_and_rests() -> None:
+    survey = load_protocol("survey-2409-15790")
+    assert (survey.context, survey.gap_s) == (2048, 10.0)
+    trials = trials_of(launch_order(1, [1], survey)[1], survey)
+    counted = {(trial.kind, trial.tokens, trial.depth) for trial in trials if not trial.warmup}
+    assert counted == {("prefill", 50, 0), ("decode", 50, 50)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"context": 512}, "wants a context of 512"),
+        ({"gap_s": -1.0}, "gap of -1 s"),
+        ({"gap_s": float("nan")}, "gap of nan s"),
+        ({"decode_depths": [2040], "generates": [64]}, "needs 2104 tokens"),
+        ({"decode_depths": [], "prompts": [0]}, "no test is left"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_protocol(protocol(**changes), bundle(), cpus=4)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -78,6 +79,15 @@ def test_a_session_measures_all_in_turn(exported: Path, tmp_path: Path) -> None:
     comparison = edgekit.compare(runs)
     assert {row.recipe for row in comparison.rows} == {"fp32", "w4"}
     assert all(row.ratio is not None for row in comparison.rows if row.recipe == "w4")
+
+
+def test_the_device_rests_between_launches(exported: Path, tmp_path: Path) -> None:
+    gap_s = 0.4
+    [run] = edgekit.probe([exported / "tiny-onnxruntime-w4"], out=tmp_path, gap_s=gap_s, **SHORT)
+    streams = [launch.stream.events for launch in load_run(run).launches]
+    rests = [(after[0].t - before[-1].t) / 1e9 for before, after in pairwise(streams)]
+    assert len(rests) == 3
+    assert min(rests) >= gap_s
 
 
 def test_nothing_stays_behind_on_the_device(exported: Path, tmp_path: Path) -> None:

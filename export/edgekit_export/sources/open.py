@@ -15,7 +15,7 @@ from edgekit_export.sources.packaged import packaged_gguf
 from edgekit_export.sources.random_weights import open_arch
 from edgekit_export.sources.source import ModelSource
 
-FORMS = "a built-in name, org/name[@revision], a directory, a .gguf file, or arch:NAME[:layers=N][:seed=S]"
+FORMS = "a built-in name, org/name[@revision], a directory, a .gguf file, or arch:NAME[:KEY=N]..."
 
 
 def open_source(spec: str, *, revision: str | None = None, progress: Progress = silent) -> ModelSource:
