@@ -82,7 +82,8 @@ def device_option(function: CallableT) -> CallableT:
         "device",
         metavar="DEVICE",
         envvar="EDGEKIT_DEVICE",
-        help="Device: local (default), adb (the only one), adb:SERIAL or adb:HOST:PORT.",
+        help="Device: local (default), adb (the only one), adb:SERIAL or adb:HOST:PORT; "
+        "where there is no adb server, adb-direct:HOST:PORT or adb-direct:usb.",
     )(function)
 
 

@@ -69,7 +69,7 @@ class Device(Protocol):
         ...
 
     @property
-    def transport(self) -> Literal["local", "adb"]:
+    def transport(self) -> Literal["local", "adb", "adb-direct"]:
         """How the device is reached."""
         ...
 

@@ -43,7 +43,8 @@ def resolve(spec: str | None = None) -> Device:
 
     Args:
         spec: ``local``; ``adb:SERIAL``; ``adb:HOST:PORT``, which is connected when it is not yet listed;
-            ``adb``, the only device there is; None, the device of ``ANDROID_SERIAL``, else ``local``.
+            ``adb``, the only device there is; ``adb-direct:HOST:PORT``, ``adb-direct:usb`` or
+            ``adb-direct:usb:SERIAL``, which need no adb server; None, the device of ``ANDROID_SERIAL``, else ``local``.
 
     Raises:
         InputError: the text has no such form.
@@ -56,9 +57,14 @@ def resolve(spec: str | None = None) -> Device:
     if spec == "local":
         return LocalDevice()
     kind, colon, serial = spec.partition(":")
+    if kind == "adb-direct" and serial:
+        from edgekit.device.adb_direct import DirectDevice
+
+        return DirectDevice(serial)
     if kind != "adb" or (colon and not serial):
         raise InputError(
-            f"use device {spec!r}: not the name of a device", hint="local, adb, adb:SERIAL or adb:HOST:PORT"
+            f"use device {spec!r}: not the name of a device",
+            hint="local, adb, adb:SERIAL, adb:HOST:PORT or adb-direct:HOST:PORT",
         )
     # Here and not above: naming no phone must not cost the time to load what talks to one.
     from edgekit.device.adb import AdbDevice
@@ -134,7 +140,8 @@ def _usable(server: AdbServer, serial: str) -> str:
 
 
 def _answers(server: AdbServer, serial: str) -> bool:
-    from edgekit.device.adb import LIVENESS_TIMEOUT_S, AdbDevice
+    from edgekit.device.adb import AdbDevice
+    from edgekit.device.adbd_shell import LIVENESS_TIMEOUT_S
 
     try:
         AdbDevice(serial, server).stat("/", timeout=LIVENESS_TIMEOUT_S)

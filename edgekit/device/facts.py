@@ -63,7 +63,7 @@ def gather(device: Device) -> DeviceFacts:
     return parse(output.decode("utf-8", "replace"), device.name, device.transport)
 
 
-def parse(text: str, name: str, transport: Literal["local", "adb"]) -> DeviceFacts:
+def parse(text: str, name: str, transport: Literal["local", "adb", "adb-direct"]) -> DeviceFacts:
     """Facts from the output of ``device_scripts/facts.sh``.
 
     Raises:

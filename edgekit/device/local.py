@@ -42,7 +42,7 @@ class LocalDevice:
     """This machine, as the same kind of device as a phone (see :class:`edgekit.device.base.Device`)."""
 
     name = "local"
-    transport: Literal["local", "adb"] = "local"
+    transport: Literal["local"] = "local"
 
     def __init__(self, root: Path | None = None) -> None:
         """Open this machine.

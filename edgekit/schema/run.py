@@ -35,7 +35,7 @@ class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     #: ``local`` or ``adb:SERIAL``.
     name: str
-    transport: Literal["local", "adb"]
+    transport: Literal["local", "adb", "adb-direct"]
     abi: str
     os: str
     kernel: str | None

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.device import adb, local
+from edgekit.device import adbd, adbd_shell, local
+from edgekit.device.adb_direct import DirectDevice
 from edgekit.device.base import Device
 from edgekit.device.local import LocalDevice
 from edgekit.errors import DeviceFailedError, HostStorageError, InputError
@@ -25,21 +26,28 @@ LONG = str(1_000_000 + os.getpid())
     params=[
         "local",
         pytest.param("x86_board", marks=pytest.mark.board),
+        pytest.param("x86_board-direct", marks=pytest.mark.board),
         pytest.param("arm_board", marks=pytest.mark.board),
     ]
 )
-def device(request: pytest.FixtureRequest, tmp_path: Path) -> Device:
+def device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Device]:
     if request.param == "local":
-        return LocalDevice(tmp_path / "root")
-    board = request.getfixturevalue(request.param)
-    made: Device = board.device()
-    return made
+        yield LocalDevice(tmp_path / "root")
+        return
+    name, _, direct = request.param.partition("-")
+    board = request.getfixturevalue(name)
+    if direct:
+        made = DirectDevice(board.serial)
+        yield made
+        made.close()
+        return
+    yield board.device()
 
 
 @pytest.fixture
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait as long as a real probe may need to end."""
-    for module in (local, adb):
+    for module in (local, adbd, adbd_shell):
         monkeypatch.setattr(module, "TERMINATION_GRACE_S", 0.5)
 
 
@@ -54,7 +62,7 @@ def place(device: Device) -> Iterator[str]:
 
 def test_names_and_facts(device: Device) -> None:
     assert isinstance(device, Device)
-    assert device.name == "local" or device.name.startswith("adb:10.77.")
+    assert device.name == "local" or device.name.startswith(("adb:10.77.", "adb-direct:10.77."))
     assert device.root.startswith("/")
 
 

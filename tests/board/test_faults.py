@@ -14,7 +14,7 @@ import pytest
 from board import Board
 
 from edgekit.deploy.store import Store, StoreFile
-from edgekit.device import adb, adb_wire, conditions, facts
+from edgekit.device import adb_wire, adbd_shell, conditions, facts
 from edgekit.device.base import Device
 from edgekit.device.discover import list_devices, resolve
 from edgekit.errors import DeviceFailedError, DeviceUnavailableError, InputError, UnsupportedError
@@ -30,8 +30,8 @@ SOON_S = 60.0
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take silence for death sooner than for real devices, to save the tests' time."""
-    monkeypatch.setattr(adb, "LIVENESS_S", 1.0)
-    monkeypatch.setattr(adb, "LIVENESS_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(adbd_shell, "LIVENESS_S", 1.0)
+    monkeypatch.setattr(adbd_shell, "LIVENESS_TIMEOUT_S", 2.0)
     monkeypatch.setattr(adb_wire, "STALL_S", 3.0)
 
 
@@ -115,7 +115,7 @@ def test_a_silent_command_on_a_dead_device_is_noticed(victim: Board, impatient: 
 
 
 def test_a_silent_command_on_a_live_device_is_left_alone(x86_board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adb, "LIVENESS_S", 0.2)
+    monkeypatch.setattr(adbd_shell, "LIVENESS_S", 0.2)
     done = x86_board.device().stream(["sh", "-c", "sleep 2; echo done"], on_stdout=lambda piece: None, timeout=60)
     assert done.exit_code == 0
 

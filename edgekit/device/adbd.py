@@ -1,0 +1,333 @@
+"""A device with an adbd, whatever way leads to it: commands and file copies as adbd offers them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import struct
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from edgekit.device.adb_wire import (
+    EXIT,
+    MAX_REQUEST_BYTES,
+    SYNC_PIECE_BYTES,
+    RefusedError,
+    ShellDecoder,
+    SyncReader,
+    Wire,
+    WireError,
+    sync_header,
+    sync_request,
+)
+from edgekit.device.adbd_shell import ShellSession
+from edgekit.device.base import (
+    DEFAULT_TIMEOUT_S,
+    MAX_STREAM_STDERR_BYTES,
+    PROGRESS_STEP_BYTES,
+    TERMINATION_GRACE_S,
+    Collector,
+    Completed,
+    Deadline,
+    FileStat,
+    Tail,
+    atomic_target,
+    check_remote_path,
+    copy_timeout,
+    file_kind,
+    printable,
+    shell_command,
+)
+from edgekit.errors import DeviceFailedError, DeviceUnavailableError, InputError, UnsupportedError
+from edgekit.progress import Progress, ProgressEvent, silent
+
+#: Android's only directory where the shell user may both write and execute.
+ANDROID_ROOT = "/data/local/tmp"
+#: Time for a ``kill`` sent over a connection of its own.
+KILL_TIMEOUT_S = 10.0
+#: How much more than its size says a file may yield.
+PULL_GROWTH_BYTES = 64 * 1024 * 1024
+#: Read from a file and handed to the socket at a time: large enough that Python's share of the time is small.
+_READ_BYTES = 8 * SYNC_PIECE_BYTES
+#: ``ENOENT`` and ``ENOTDIR`` of Linux, whatever the host's numbers are.
+_MISSING = (2, 20)
+
+#: Where we keep our things: on Android the one executable place, elsewhere the user's cache.
+_FIND_ROOT = (
+    f"if [ -d {ANDROID_ROOT} ]; then echo {ANDROID_ROOT}/edgekit; "
+    'else echo "${XDG_CACHE_HOME:-$HOME/.cache}/edgekit"; fi'
+)
+
+
+class AdbdDevice(ABC):
+    """A device with an adbd (see :class:`edgekit.device.base.Device`); a subclass knows the way to it.
+
+    Each call has a connection or stream of its own, so calls from several threads do not meet.
+    """
+
+    def __init__(self, root: str | None) -> None:
+        """Nothing is asked of the device yet.
+
+        Args:
+            root: where the store lies; by default ``EDGEKIT_DEVICE_ROOT``, else ``/data/local/tmp/edgekit``
+                where that directory exists, else the user's cache on the device.
+        """
+        root = root if root is not None else os.environ.get("EDGEKIT_DEVICE_ROOT") or None
+        self._root = None if root is None else check_remote_path(root)
+        self._features: frozenset[str] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The device's name, as ``--device`` takes it."""
+
+    @abstractmethod
+    def _open(self, deadline: Deadline) -> Wire:
+        """A connection to the device's adbd that takes one request for a service.
+
+        Raises:
+            WireError, DeviceUnavailableError: there is no way to it.
+        """
+
+    @abstractmethod
+    def _ask_features(self) -> str:
+        """The names of what the device's adbd can do, with commas between them.
+
+        Raises:
+            WireError, DeviceUnavailableError: there is no way to it.
+        """
+
+    @property
+    def root(self) -> str:
+        """Where the store lies; asked of the device once."""
+        with self._lock:
+            if self._root is None:
+                done = self.run(["sh", "-c", _FIND_ROOT])
+                found = done.stdout.decode("utf-8", "replace").strip()
+                if done.exit_code != 0 or not found.startswith("/") or "\n" in found:
+                    raise DeviceFailedError(
+                        f"find a place for our files: the device said {printable(done.stdout)!r}",
+                        device=self.name,
+                        detail=printable(done.stderr) or None,
+                        hint="name one with EDGEKIT_DEVICE_ROOT",
+                    )
+                self._root = check_remote_path(found)
+            return self._root
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        stdin: bytes | None = None,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Completed:
+        """Run a command to its end (see :meth:`edgekit.device.base.Device.run`)."""
+        command = shell_command(argv, cwd, env)
+        out, err = Collector(self.name, argv[0]), Collector(self.name, argv[0])
+        code = self._execute(argv[0], command, out, err, stdin or b"", timeout, None)
+        return Completed(code, out.value(), err.value())
+
+    def stream(
+        self,
+        argv: Sequence[str],
+        *,
+        on_stdout: Callable[[bytes], None],
+        timeout: float,
+        cancel: threading.Event | None = None,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Completed:
+        """Run a long command (see :meth:`edgekit.device.base.Device.stream`)."""
+        command = shell_command(argv, cwd, env)
+        err = Tail(MAX_STREAM_STDERR_BYTES)
+        code = self._execute(argv[0], command, on_stdout, err, b"", timeout, cancel)
+        return Completed(code, b"", err.value())
+
+    def push(self, local: Path, remote: str, *, progress: Progress = silent, timeout: float | None = None) -> None:
+        """Copy a file to the device (see :meth:`edgekit.device.base.Device.push`)."""
+        check_remote_path(remote)
+        try:
+            source = local.open("rb")
+        except OSError as error:
+            raise InputError(f"read {local}: {error.strerror or error}") from error
+        with source:
+            stat = os.fstat(source.fileno())
+            deadline = Deadline(copy_timeout(stat.st_size) if timeout is None else timeout)
+            with self._talk(f"push {local.name} to {remote}", deadline) as wire:
+                wire.request(b"sync:")
+                # 0o100644: a regular file; what may be executed is marked after it was verified.
+                sync_request(wire, b"SEND", f"{remote},{0o100644}".encode("utf-8", "surrogateescape"))
+                done = told = 0
+                with selectors.DefaultSelector() as answer:
+                    answer.register(wire.socket, selectors.EVENT_READ)
+                    while piece := _read(source.read, local):
+                        if answer.select(0):
+                            # adbd speaks before the end only to refuse (no room, read-only).
+                            sync_header(wire)
+                        wire.send(_data_frames(piece))
+                        done += len(piece)
+                        if done - told >= PROGRESS_STEP_BYTES:
+                            progress(ProgressEvent("push", done, stat.st_size, "bytes", local.name))
+                            told = done
+                wire.send(b"DONE" + struct.pack("<I", int(stat.st_mtime) & 0xFFFFFFFF))
+                kind, _ = sync_header(wire)
+                if kind != b"OKAY":
+                    raise WireError(f"unexpected answer {kind!r} after the file")
+                progress(ProgressEvent("push", done, stat.st_size, "bytes", local.name))
+
+    def pull(self, remote: str, local: Path, *, progress: Progress = silent, timeout: float | None = None) -> None:
+        """Copy a file from the device (see :meth:`edgekit.device.base.Device.pull`)."""
+        found = self.stat(remote, timeout=DEFAULT_TIMEOUT_S if timeout is None else timeout)
+        if found is None or found.kind != "file":
+            raise DeviceFailedError(
+                f"pull {remote}: {'no such file' if found is None else 'not a file'}", device=self.name
+            )
+        deadline = Deadline(copy_timeout(found.size) if timeout is None else timeout)
+        # A log may grow while it is read (and /proc tells no sizes), but not fill the host's disk.
+        limit = 2 * found.size + PULL_GROWTH_BYTES
+        with atomic_target(local) as part, part.open("wb") as sink, self._talk(f"pull {remote}", deadline) as wire:
+            wire.request(b"sync:")
+            sync_request(wire, b"RECV", remote.encode("utf-8", "surrogateescape"))
+            reader = SyncReader(wire)
+            done = told = 0
+            while True:
+                kind, length = sync_header(reader)
+                if kind == b"DONE":
+                    break
+                if kind != b"DATA" or length > SYNC_PIECE_BYTES:
+                    raise WireError(f"unexpected frame {kind!r} of {length} bytes")
+                sink.write(reader.receive(length))
+                done += length
+                if done > limit:
+                    raise WireError(f"the file grew far beyond the {found.size} bytes it had")
+                if done - told >= PROGRESS_STEP_BYTES:
+                    progress(ProgressEvent("pull", done, found.size, "bytes", local.name))
+                    told = done
+            progress(ProgressEvent("pull", done, found.size, "bytes", local.name))
+
+    def stat(self, remote: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> FileStat | None:
+        """What lies at a path (see :meth:`edgekit.device.base.Device.stat`)."""
+        check_remote_path(remote)
+        path = remote.encode("utf-8", "surrogateescape")
+        modern = "stat_v2" in self.features()
+        with self._talk(f"look at {remote}", Deadline(timeout)) as wire:
+            wire.request(b"sync:")
+            if not modern:
+                sync_request(wire, b"STAT", path)
+                kind, mode, size, mtime = struct.unpack("<4sIII", wire.receive(16))
+                if kind != b"STAT":
+                    raise WireError(f"unexpected answer {kind!r}")
+                return FileStat(file_kind(mode), size, mode & 0o7777, mtime) if mode else None
+            sync_request(wire, b"STA2", path)
+            kind, error, _, _, mode, _, _, _, size, _, mtime, _ = struct.unpack("<4sIQQIIIIQqqq", wire.receive(72))
+            if kind != b"STA2":
+                raise WireError(f"unexpected answer {kind!r}")
+            if error in _MISSING:
+                return None
+            if error:
+                raise RefusedError(_ERRNO.get(error, f"error {error} of the device"))
+            return FileStat(file_kind(mode), size, mode & 0o7777, mtime)
+
+    def features(self) -> frozenset[str]:
+        """What the device's adbd can do, by adb's names; asked once."""
+        if self._features is None:
+            try:
+                answer = self._ask_features()
+            except (WireError, DeviceUnavailableError) as error:
+                raise self._failed("ask what adbd can do", error) from error
+            self._features = frozenset(answer.split(","))
+        return self._features
+
+    @contextlib.contextmanager
+    def _talk(self, doing: str, deadline: Deadline) -> Iterator[Wire]:
+        """A connection to the device's adbd; whatever goes wrong names ``doing``."""
+        try:
+            wire = self._open(deadline)
+        except (WireError, DeviceUnavailableError) as error:
+            raise self._failed(doing, error) from error
+        try:
+            yield wire
+        except WireError as error:
+            raise self._failed(doing, error) from error
+        finally:
+            wire.close()
+
+    def _failed(self, doing: str, error: Exception) -> DeviceFailedError:
+        reason = printable(str(error))
+        hint = None
+        if "No space left" in reason:
+            hint = "make room on the device"
+        elif "Read-only" in reason or "Permission denied" in reason:
+            hint = "name a writable place with EDGEKIT_DEVICE_ROOT"
+        elif not isinstance(error, RefusedError) or "not found" in reason or "offline" in reason:
+            hint = "see whether `edgekit devices` still lists it, reconnect it and start again"
+        return DeviceFailedError(f"{doing}: {reason}", device=self.name, hint=hint)
+
+    def _execute(
+        self,
+        what: str,
+        command: str,
+        on_stdout: Callable[[bytes], None],
+        on_stderr: Callable[[bytes], None],
+        stdin: bytes,
+        timeout: float,
+        cancel: threading.Event | None,
+    ) -> int:
+        if "shell_v2" not in self.features():
+            raise UnsupportedError(
+                f"run {what}: this device's adbd cannot tell exit codes",
+                device=self.name,
+                hint="Android 7 or newer is needed",
+            )
+        # The shell becomes the command, so the process id it tells first is the command's own. adbd makes
+        # the shell the leader of a session, so that id is also its process group's.
+        request = b"shell,v2,raw:echo $$; " + command.encode("utf-8", "surrogateescape")
+        if len(request) > MAX_REQUEST_BYTES:
+            raise InputError(f"run {what}: {len(request)} bytes of arguments are more than adb takes", device=self.name)
+        deadline = Deadline(timeout)
+        with self._talk(f"run {what}", deadline) as wire:
+            wire.request(request)
+            # Begun: from now on the wire outlives the command's deadline by what it takes to end it in an orderly way.
+            wire.extend(Deadline(deadline.left() + 2 * TERMINATION_GRACE_S + KILL_TIMEOUT_S))
+            session = ShellSession(self, wire, what, stdin, deadline, cancel)
+            return session.pump(on_stdout, on_stderr)
+
+    def signal(self, pid: int, signal: Literal["TERM", "KILL"]) -> None:
+        """Send a signal to a process group on the device, or to the process alone when it leads none."""
+        script = " || ".join(
+            f"kill {form} 2>/dev/null" for form in (f"-s {signal} -- -{pid}", f"-{signal} -{pid}", f"-{signal} {pid}")
+        )
+        with self._talk(f"stop process {pid}", Deadline(KILL_TIMEOUT_S)) as wire:
+            wire.request(f"shell,v2,raw:{script}".encode())
+            decoder = ShellDecoder()
+            while piece := wire.receive_some(4096):
+                if any(kind == EXIT for kind, _ in decoder.feed(piece)):
+                    return
+
+
+def _data_frames(piece: bytes) -> bytes:
+    """A piece of a file as frames of the size that the protocol allows."""
+    view = memoryview(piece)
+    parts: list[bytes | memoryview] = []
+    for start in range(0, len(piece), SYNC_PIECE_BYTES):
+        part = view[start : start + SYNC_PIECE_BYTES]
+        parts += [b"DATA" + struct.pack("<I", len(part)), part]
+    return b"".join(parts)
+
+
+def _read(read: Callable[[int], bytes], local: Path) -> bytes:
+    try:
+        return read(_READ_BYTES)
+    except OSError as error:
+        raise InputError(f"read {local}: {error.strerror or error}") from error
+
+
+#: Linux's numbers of the errors that a stat can meet, since the host may number them otherwise.
+_ERRNO = {1: "Operation not permitted", 5: "Input/output error", 13: "Permission denied", 40: "Too many symbolic links"}
