@@ -104,12 +104,16 @@ def sane_celsius(value: float) -> float | None:
     return value if value != 0 and _COLDEST_C <= value <= _HOTTEST_C else None
 
 
-def thermal_zones(text: str) -> dict[str, float]:
-    """Degrees Celsius by sensor from lines ``ZONE VALUE TYPE``.
+def zone_celsius(value: int) -> float | None:
+    """Degrees Celsius from a thermal zone's number.
 
     The kernel's unit is a thousandth of a degree; some vendors give whole degrees.
-    Values that are neither are left out.
     """
+    return sane_celsius(value / 1000 if abs(value) >= 1000 else float(value))
+
+
+def thermal_zones(text: str) -> dict[str, float]:
+    """Degrees Celsius by sensor from lines ``ZONE VALUE TYPE``; values that are none are left out."""
     found: dict[str, float] = {}
     for line in text.splitlines():
         zone, _, rest = line.partition(" ")
@@ -117,7 +121,7 @@ def thermal_zones(text: str) -> dict[str, float]:
         value = integer(number)
         if value is None:
             continue
-        celsius = sane_celsius(value / 1000 if abs(value) >= 1000 else float(value))
+        celsius = zone_celsius(value)
         if celsius is not None:
             name = kind.strip() or "unknown"
             found[name if name not in found else f"{name} #{zone}"] = celsius

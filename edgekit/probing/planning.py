@@ -159,6 +159,9 @@ def make_plan(
         golden=bundle.golden if cell.check else None,
         seed=protocol.seed,
         memory_hz=protocol.memory_hz,
+        proportional_hz=protocol.proportional_hz,
+        conditions_hz=protocol.conditions_hz,
+        power_hz=protocol.power_hz,
     )
 
 

@@ -2,8 +2,8 @@
 
 All times are nanoseconds of the probe's monotonic clock (``CLOCK_MONOTONIC``), so a
 stream that was cut is a shorter valid stream. Nothing is written inside a timed
-region: a trial's token times follow in its ``trial`` event, memory samples in
-``memory`` events between trials.
+region: a trial's token times follow in its ``trial`` event, samples in ``memory``,
+``proportional`` and ``conditions`` events between trials.
 """
 
 from __future__ import annotations
@@ -122,6 +122,74 @@ class MemorySamples(Event, frozen=True, kw_only=True, tag="memory"):
     file: list[int]
 
 
+class ProportionalSamples(Event, frozen=True, kw_only=True, tag="proportional"):
+    """Samples of ``/proc/self/smaps_rollup`` since the last such event, bytes; columns of equal length.
+
+    ``pss`` counts what is shared with other processes by this one's part, ``uss`` not at all.
+    """
+
+    #: The middle of the time that the kernel took to count, and that time.
+    at_ns: list[int]
+    took_ns: list[int]
+    rss: list[int]
+    pss: list[int]
+    uss: list[int]
+    swap: list[int]
+
+
+#: ``frequency_limit`` is the highest rate that the kernel allows now (it lowers it when the device is hot);
+#: ``external_power`` is 1 while a charger is connected.
+SensorKind = Literal[
+    "frequency", "frequency_limit", "temperature", "current", "voltage", "power", "energy", "external_power"
+]
+#: kHz, thousandths and tenths of a degree Celsius, millionths of ampere, volt, watt and joule; empty for a switch.
+SensorUnit = Literal["kHz", "mC", "dC", "uA", "uV", "uW", "uJ", ""]
+
+
+class Sensor(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of the device's kernel that holds one integer.
+
+    ``unit`` is what the kernel documents for such a file; some vendors' drivers use another one.
+    """
+
+    kind: SensorKind
+    name: str
+    unit: SensorUnit
+    source: str
+    #: The CPUs of a frequency.
+    cpus: list[int] = msgspec.field(default_factory=list)
+    #: A counter of energy begins again after this value.
+    wraps_at: int | None = None
+
+
+class Unreadable(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that is there and does not give a number, and why."""
+
+    source: str
+    reason: str
+
+
+class Sensors(Event, frozen=True, kw_only=True, tag="sensors"):
+    """What is sampled in this launch, and what was found and cannot be. What is in neither does not exist there."""
+
+    sensors: list[Sensor]
+    unreadable: list[Unreadable]
+
+
+class ConditionSamples(Event, frozen=True, kw_only=True, tag="conditions"):
+    """Samples of some sensors since the last such event of the same ``first``.
+
+    ``values[i]`` is the column of sensor ``first + i`` of the :class:`Sensors` event, as the kernel told it; None
+    where it could not be read that time. All columns are as long as ``at_ns``.
+    """
+
+    first: int
+    #: The middle of the time that reading the row took, and that time.
+    at_ns: list[int]
+    took_ns: list[int]
+    values: list[list[int | None]]
+
+
 class ProbeFault(Event, frozen=True, kw_only=True, tag="error"):
     """Something failed; the stream may go on (``fatal`` false) or ends with ``bye``.
 
@@ -141,7 +209,19 @@ class Bye(Event, frozen=True, kw_only=True, tag="bye"):
     memory: MemoryUse
 
 
-AnyEvent = Hello | Loaded | GoldenResult | TrialStart | TrialResult | MemorySamples | ProbeFault | Bye
+AnyEvent = (
+    Hello
+    | Loaded
+    | GoldenResult
+    | TrialStart
+    | TrialResult
+    | MemorySamples
+    | ProportionalSamples
+    | Sensors
+    | ConditionSamples
+    | ProbeFault
+    | Bye
+)
 
 
 class Stream(msgspec.Struct, frozen=True, kw_only=True):

@@ -76,5 +76,13 @@ class Plan(Document, frozen=True, kw_only=True):
     golden: Golden | None
     #: Seed of the random prompt tokens.
     seed: int
-    #: Samples per second of the probe's memory; 0 turns the sampler off.
+    #: Samples per second of the probe's memory; 0 turns a sampler off.
     memory_hz: float
+    #: The same, counted proportionally where it is shared (``smaps_rollup``), which costs a walk over page tables.
+    proportional_hz: float = 0.0
+    #: Clock rates and temperatures.
+    conditions_hz: float = 0.0
+    #: The battery's current and voltage, and counters of energy.
+    power_hz: float = 0.0
+    #: Where the device's kernel shows its sensors; the probe finds them there by itself.
+    sysfs: str = "/sys"

@@ -48,6 +48,11 @@ class Protocol(Document, frozen=True, kw_only=True):
     warmup_tokens: int = 8
     #: Samples of the probe's memory per second.
     memory_hz: float = 50.0
+    #: Of its proportional memory, of clock rates and temperatures, and of current, voltage and energy. Each sampler
+    #: comes less often where it would take more than a small share of one core.
+    proportional_hz: float = 1.0
+    conditions_hz: float = 4.0
+    power_hz: float = 10.0
     seed: int = 0
     #: ``edgekit`` asks for our kernels; each load's event says what really ran.
     kernels: Kernels = "edgekit"

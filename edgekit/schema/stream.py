@@ -19,10 +19,13 @@ from edgekit.schema.event import (
     SCHEMA_VERSION,
     AnyEvent,
     Bye,
+    ConditionSamples,
     Hello,
     Loaded,
     MemorySamples,
     MemoryUse,
+    ProportionalSamples,
+    Sensors,
     Stream,
     TrialResult,
 )
@@ -60,6 +63,9 @@ class StreamDecoder:
         self._line = 0
         self._latest_t = 0
         self._trials_seen: set[int] = set()
+        self._sensors: int | None = None
+        #: Time of the latest sample by series.
+        self._sampled: dict[tuple[str, int], int] = {}
         self._ended = False
 
     def feed(self, data: bytes) -> None:
@@ -146,15 +152,33 @@ class StreamDecoder:
                 f"line {self._line}: the clock went back by {self._latest_t - event.t} ns",
             )
         self._latest_t = max(self._latest_t, event.t)
-        if isinstance(event, TrialResult):
-            if event.trial in self._trials_seen:
-                self._fault(f"line {self._line}: trial {event.trial} was reported before, skipped")
-                return
-            self._trials_seen.add(event.trial)
+        trouble = self._out_of_place(event)
+        if trouble:
+            self._fault(f"line {self._line}: {trouble}, skipped")
+            return
         self._ended = isinstance(event, Bye)
         self._events.append(event)
         if self._on_event is not None:
             self._on_event(event)
+
+    def _out_of_place(self, event: AnyEvent) -> str | None:
+        """What makes the event unusable after those before it, if anything; remembers it otherwise."""
+        if isinstance(event, TrialResult):
+            if event.trial in self._trials_seen:
+                return f"trial {event.trial} was reported before"
+            self._trials_seen.add(event.trial)
+        elif isinstance(event, Sensors):
+            if self._sensors is not None:
+                return "the sensors were listed before"
+            self._sensors = len(event.sensors)
+        elif isinstance(event, ConditionSamples) and event.first + len(event.values) > (self._sensors or 0):
+            return "conditions: a column belongs to no sensor"
+        if isinstance(event, MemorySamples | ProportionalSamples | ConditionSamples) and event.at_ns:
+            series = (str(event.__struct_config__.tag), event.first if isinstance(event, ConditionSamples) else 0)
+            if event.at_ns[0] < self._sampled.get(series, 0):
+                return f"{series[0]}: its samples are older than those before"
+            self._sampled[series] = event.at_ns[-1]
+        return None
 
     def _check_version(self, version: int) -> None:
         if version > SCHEMA_VERSION:
@@ -219,13 +243,33 @@ def _contradiction(event: AnyEvent) -> str | None:
     if isinstance(event, TrialResult):
         return _trial_contradiction(event)
     if isinstance(event, MemorySamples):
-        columns = (event.at_ns, event.rss, event.anon, event.file)
-        if len({len(column) for column in columns}) != 1:
-            return "its columns differ in length"
-        if not all(_plausible(column) for column in columns):
-            return "a sample is no byte count"
-        if not _ascending(event.at_ns):
-            return "the samples' clock went back"
+        return _columns_contradiction(event.at_ns, [event.rss, event.anon, event.file])
+    if isinstance(event, ProportionalSamples):
+        return _columns_contradiction(event.at_ns, [event.took_ns, event.rss, event.pss, event.uss, event.swap])
+    if isinstance(event, ConditionSamples):
+        return _conditions_contradiction(event)
+    return None
+
+
+def _columns_contradiction(at_ns: list[int], columns: list[list[int]]) -> str | None:
+    if any(len(column) != len(at_ns) for column in columns):
+        return "its columns differ in length"
+    if not all(_plausible(column) for column in (at_ns, *columns)):
+        return "a sample is no byte count"
+    return None if _ascending(at_ns) else "the samples' clock went back"
+
+
+def _conditions_contradiction(event: ConditionSamples) -> str | None:
+    if event.first < 0:
+        return "a column belongs to no sensor"
+    trouble = _columns_contradiction(event.at_ns, [event.took_ns])
+    if trouble:
+        return trouble
+    if any(len(column) != len(event.at_ns) for column in event.values):
+        return "its columns differ in length"
+    # Currents may be negative.
+    if any(value is not None and abs(value) > _MAX_NUMBER for column in event.values for value in column):
+        return "a value is larger than any sensor's"
     return None
 
 

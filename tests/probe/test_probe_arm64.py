@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_sysfs import phone
 from probe_model import RUNTIME_VERSION, ProbeModel
 
+from edgekit.analysis import sensors
 from edgekit.deploy.probe_build import ensure_probe
 from edgekit.deploy.runtime_library import ensure_runtime
 from edgekit.deploy.toolchain import host_abi
@@ -62,16 +64,19 @@ def arm64_probe() -> Path:
         pytest.skip(f"the arm64 probe is NOT tested: {error}")
 
 
-def test_golden_and_trials_on_arm64(launch, model: ProbeModel, emulator, arm64_probe: Path) -> None:
+def test_golden_and_trials_on_arm64(launch, model: ProbeModel, emulator, arm64_probe: Path, tmp_path: Path) -> None:
     library = ensure_runtime("onnxruntime", RUNTIME_VERSION, ABI)
     trials = [Trial(id=0, kind="prefill", tokens=16), Trial(id=1, kind="decode", tokens=4, depth=16)]
-    outcome = launch(model.plan(library, trials, threads=2), binary=arm64_probe, prefix=emulator)
+    plan = model.plan(library, trials, threads=2, sysfs=str(phone(tmp_path / "sys")), conditions_hz=50.0)
+    outcome = launch(plan, binary=arm64_probe, prefix=emulator)
     assert outcome.exit_code == 0, outcome.stderr
     assert outcome.only(Hello).abi == ABI
     answer = outcome.only(GoldenResult)
     assert answer.tokens == model.golden.tokens
     np.testing.assert_allclose(answer.logits, model.golden.logits, atol=model.golden.tolerance)
     assert [len(event.token_ns) for event in outcome.all(TrialResult)] == [1, 4]
+    found = {series.sensor.name: set(series.values) for series in sensors.series(outcome.stream, "temperature")}
+    assert found["cpu-0-0-usr#0"] == {41.3}
 
 
 def test_the_wrong_machines_library_is_refused(launch, model: ProbeModel, library: Path) -> None:

@@ -11,10 +11,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from fake_sysfs import phone
 from probe_model import ProbeModel
 
 from edgekit.deploy.probe_build import compile_arguments, probe_sources
 from edgekit.deploy.toolchain import find_toolchain
+from edgekit.schema.event import ConditionSamples, MemorySamples, ProportionalSamples
 from edgekit.schema.plan import Trial
 
 WRAPPED = ("malloc", "calloc", "realloc", "mmap", "write", "open")
@@ -45,19 +47,25 @@ def counts(stderr: str) -> list[tuple[int, int]]:
     return [(int(i), int(o)) for i, o in re.findall(r"audit trial=\d+ inside=(\d+) outside=(\d+)", stderr)]
 
 
-def test_timed_regions_are_clean(launch, model: ProbeModel, library: Path, audited: Path) -> None:
+def test_timed_regions_are_clean(launch, model: ProbeModel, library: Path, audited: Path, tmp_path: Path) -> None:
     trials = [
         Trial(id=0, kind="prefill", tokens=32),
         Trial(id=1, kind="decode", tokens=40),
         Trial(id=2, kind="prefill", tokens=16, depth=40),
         Trial(id=3, kind="decode", tokens=8, depth=30),
     ]
-    outcome = launch(model.plan(library, trials, threads=2, memory_hz=1000.0), binary=audited)
+    rates = dict.fromkeys(("memory_hz", "proportional_hz", "conditions_hz", "power_hz"), 1000.0)
+    tree = str(phone(tmp_path / "sys"))
+    outcome = launch(model.plan(library, trials, threads=2, sysfs=tree, **rates), binary=audited)
     assert outcome.exit_code == 0
     found = counts(outcome.stderr)
     assert [inside for inside, _ in found] == [0, 0, 0, 0]
     # The counter works: events are written and tensors are made between trials.
     assert all(outside > 0 for _, outside in found)
+    # And all samplers were at work.
+    for kind in (MemorySamples, ProportionalSamples):
+        assert outcome.all(kind)
+    assert {event.first for event in outcome.all(ConditionSamples)} == {0, 10}
 
 
 def test_the_audit_notices(launch, model: ProbeModel, library: Path, abi: str, tmp_path: Path) -> None:

@@ -14,12 +14,16 @@ from edgekit.errors import InputError, UnsupportedError
 from edgekit.schema import stream as stream_module
 from edgekit.schema.event import (
     Bye,
+    ConditionSamples,
     GoldenResult,
     Hello,
     Loaded,
     MemorySamples,
     MemoryUse,
     ProbeFault,
+    ProportionalSamples,
+    Sensor,
+    Sensors,
     Stream,
     TrialResult,
     TrialStart,
@@ -58,6 +62,18 @@ EVENTS = [
     TrialResult(t=9, trial=0, start_ns=6, end_ns=8, token_ns=[7, 8]),
     MemorySamples(t=10, at_ns=[5, 6], rss=[1, 2], anon=[1, 1], file=[0, 1]),
     ProbeFault(t=11, code="slow", message="late", fatal=False),
+    ProportionalSamples(t=11, at_ns=[5, 7], took_ns=[1, 1], rss=[3, 4], pss=[2, 3], uss=[1, 2], swap=[0, 0]),
+    Sensors(
+        t=11,
+        sensors=[
+            Sensor(kind="frequency", name="policy0", unit="kHz", source="/sys/x", cpus=[0, 1]),
+            Sensor(kind="current", name="battery", unit="uA", source="/sys/y"),
+        ],
+        unreadable=[],
+    ),
+    ConditionSamples(t=11, first=0, at_ns=[4, 8], took_ns=[1, 2], values=[[1000, None]]),
+    ConditionSamples(t=12, first=1, at_ns=[5, 9], took_ns=[1, 2], values=[[-7, 8]]),
+    ConditionSamples(t=12, first=0, at_ns=[9], took_ns=[1], values=[[2000]]),
     Bye(t=12, reason="done", trials_done=1, memory=MEMORY),
 ]
 
@@ -141,6 +157,15 @@ def test_a_newer_schema_version_is_refused(hello: dict) -> None:
         (text_of(changed(EVENTS[5], at_ns=[6, 5])), "memory: the samples' clock went back"),
         (text_of(changed(EVENTS[1], start_ns=9)), "loaded: it ends before it starts"),
         (text_of(EVENTS[0]), "a second hello, skipped"),
+        (text_of(changed(EVENTS[7], pss=[1])), "proportional: its columns differ in length"),
+        (text_of(changed(EVENTS[7], uss=[-1, 2])), "proportional: a sample is no byte count"),
+        (text_of(changed(EVENTS[9], t=2)), "conditions: a column belongs to no sensor, skipped"),
+        (text_of(changed(EVENTS[9], first=-1)), "conditions: a column belongs to no sensor, skipped"),
+        (text_of(changed(EVENTS[9], values=[[1]])), "conditions: its columns differ in length"),
+        (text_of(changed(EVENTS[9], took_ns=[])), "conditions: its columns differ in length"),
+        (text_of(changed(EVENTS[9], at_ns=[8, 4])), "conditions: the samples' clock went back"),
+        (text_of(changed(EVENTS[9], values=[[1, 2**70]])), "conditions: a value is larger than any sensor's"),
+        (text_of(changed(EVENTS[8], sensors=[{"kind": "mood"}])), "not an event"),
     ],
 )
 def test_an_unusable_line_is_named_and_left_out(line: bytes, fault: str) -> None:
@@ -159,7 +184,30 @@ def test_a_clock_that_goes_back_is_flagged() -> None:
 def test_what_repeats_or_follows_the_end_is_left_out() -> None:
     stream = read_stream(text_of(*EVENTS[:5], EVENTS[4], *EVENTS[5:], EVENTS[6]), origin="here")
     assert stream.events == EVENTS
-    assert stream.faults == ["line 6: trial 0 was reported before, skipped", "line 10: comes after bye, skipped"]
+    assert stream.faults == [
+        "line 6: trial 0 was reported before, skipped",
+        f"line {len(EVENTS) + 2}: comes after bye, skipped",
+    ]
+
+
+def test_samples_that_are_older_than_those_before_are_left_out() -> None:
+    """Each series has its own time: the other group's samples may well be older."""
+    late = [changed(EVENTS[5], t=11), changed(EVENTS[7], t=11)]
+    stream = read_stream(text_of(*EVENTS[:8], *late, *EVENTS[8:]), origin="here")
+    assert stream.events == EVENTS
+    assert stream.faults == [
+        "line 9: memory: its samples are older than those before, skipped",
+        "line 10: proportional: its samples are older than those before, skipped",
+    ]
+    stream = read_stream(text_of(*EVENTS[:11], changed(EVENTS[10], at_ns=[6, 9]), *EVENTS[11:]), origin="here")
+    assert stream.events == EVENTS
+    assert stream.faults == ["line 12: conditions: its samples are older than those before, skipped"]
+
+
+def test_sensors_are_listed_once() -> None:
+    stream = read_stream(text_of(*EVENTS[:9], *EVENTS[8:]), origin="here")
+    assert stream.events == EVENTS
+    assert stream.faults == ["line 10: the sensors were listed before, skipped"]
 
 
 def test_a_stream_without_hello_is_flagged() -> None:

@@ -1,7 +1,7 @@
 // bare_loop PLAN.json ROUNDS
 //
 // What does the probe cost? In one process and around one session, the plan's first decode trial is done in turn by the
-// probe's own trial loop, with its memory sampler running, and by the loop below: two integers, one token, one call,
+// probe's own trial loop, with its samplers running, and by the loop below: two integers, one token, one call,
 // and the clock read twice in all. Prints one JSON object a round: {"probe_ns": ..., "bare_ns": ...}.
 // Everything but the loop itself is the probe's code; benchmarks/probe_overhead.py builds and runs it.
 
@@ -15,8 +15,8 @@
 #include "../src/clock.h"
 #include "../src/engine_onnxruntime.h"
 #include "../src/fault.h"
-#include "../src/memory.h"
 #include "../src/plan.h"
+#include "../src/samplers.h"
 #include "../src/trials.h"
 
 namespace {
@@ -111,7 +111,7 @@ int run(const std::string& plan_path, int rounds) {
   BareLoop bare(engine, plan, *decode);
 
   const auto with_probe = [&] {
-    edgekit::MemorySampler sampler(plan.memory_hz);
+    const edgekit::Samplers samplers(plan);
     const edgekit::TrialTimes& times = runner.run(*decode);
     return times.end_ns - times.start_ns;
   };

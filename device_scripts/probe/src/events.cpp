@@ -45,6 +45,13 @@ void put_memory(JsonWriter& json, const MemoryUse& use) {
   json.end_object();
 }
 
+template <typename Sample>
+void put_column(JsonWriter& json, const char* name, const std::vector<Sample>& samples, std::int64_t Sample::* field) {
+  json.key(name).begin_array();
+  for (const Sample& sample : samples) json.value(sample.*field);
+  json.end_array();
+}
+
 [[noreturn]] void cannot_write(const std::string& what) {
   throw Fault(Exit::kEvents, "events", what + ": " + std::strerror(errno));
 }
@@ -177,18 +184,66 @@ void EventStream::trial(const TrialTimes& times) {
   send(json);
 }
 
+void EventStream::sensors(const Sensors& sensors) {
+  JsonWriter json = event("sensors");
+  json.key("sensors").begin_array();
+  for (const std::vector<Sensor>* group : {&sensors.slow, &sensors.power})
+    for (const Sensor& sensor : *group) {
+      json.begin_object();
+      json.key("kind").value(sensor.kind);
+      json.key("name").value(sensor.name);
+      json.key("unit").value(sensor.unit);
+      json.key("source").value(sensor.source);
+      json.key("cpus").values(sensor.cpus);
+      put(json, "wraps_at", sensor.wraps_at);
+      json.end_object();
+    }
+  json.end_array();
+  json.key("unreadable").begin_array();
+  for (const Unreadable& file : sensors.unreadable)
+    json.begin_object().key("source").value(file.source).key("reason").value(file.reason).end_object();
+  json.end_array();
+  send(json);
+}
+
 void EventStream::memory(const std::vector<MemorySample>& samples) {
   if (samples.empty()) return;
   JsonWriter json = event("memory");
-  const auto column = [&](const char* name, std::int64_t MemorySample::* field) {
-    json.key(name).begin_array();
-    for (const MemorySample& sample : samples) json.value(sample.*field);
+  put_column(json, "at_ns", samples, &MemorySample::at_ns);
+  put_column(json, "rss", samples, &MemorySample::rss);
+  put_column(json, "anon", samples, &MemorySample::anon);
+  put_column(json, "file", samples, &MemorySample::file);
+  send(json);
+}
+
+void EventStream::proportional(const std::vector<ProportionalSample>& samples) {
+  if (samples.empty()) return;
+  JsonWriter json = event("proportional");
+  put_column(json, "at_ns", samples, &ProportionalSample::at_ns);
+  put_column(json, "took_ns", samples, &ProportionalSample::took_ns);
+  put_column(json, "rss", samples, &ProportionalSample::rss);
+  put_column(json, "pss", samples, &ProportionalSample::pss);
+  put_column(json, "uss", samples, &ProportionalSample::uss);
+  put_column(json, "swap", samples, &ProportionalSample::swap);
+  send(json);
+}
+
+void EventStream::conditions(const ConditionColumns& columns, std::size_t first) {
+  if (columns.at_ns.empty()) return;
+  JsonWriter json = event("conditions");
+  json.key("first").value(static_cast<std::int64_t>(first));
+  json.key("at_ns").values(columns.at_ns);
+  json.key("took_ns").values(columns.took_ns);
+  json.key("values").begin_array();
+  for (const auto& column : columns.values) {
+    json.begin_array();
+    for (const std::int64_t value : column) {
+      if (value == kNoValue) json.null();
+      else json.value(value);
+    }
     json.end_array();
-  };
-  column("at_ns", &MemorySample::at_ns);
-  column("rss", &MemorySample::rss);
-  column("anon", &MemorySample::anon);
-  column("file", &MemorySample::file);
+  }
+  json.end_array();
   send(json);
 }
 

@@ -6,8 +6,10 @@
 #include <string>
 #include <vector>
 
+#include "conditions.h"
 #include "json.h"
 #include "memory.h"
+#include "sensors.h"
 #include "usage.h"
 
 namespace edgekit {
@@ -46,8 +48,13 @@ class EventStream {
   void golden(const std::vector<std::int64_t>& tokens, const std::vector<std::vector<float>>& logits);
   void trial_start(std::int64_t trial);
   void trial(const TrialTimes& times);
+  // The sensors that are sampled; samples name them by their place: first all slow ones, then those of power.
+  void sensors(const Sensors& sensors);
   // Nothing is written for no samples.
   void memory(const std::vector<MemorySample>& samples);
+  void proportional(const std::vector<ProportionalSample>& samples);
+  // `first` is the place of the first column's sensor.
+  void conditions(const ConditionColumns& columns, std::size_t first);
   void error(const std::string& code, const std::string& message, bool fatal);
   void bye(const char* reason, int trials_done);
 

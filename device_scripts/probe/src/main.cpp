@@ -19,6 +19,7 @@
 #include "fault.h"
 #include "memory.h"
 #include "plan.h"
+#include "samplers.h"
 #include "termination.h"
 #include "trials.h"
 #include "usage.h"
@@ -51,7 +52,7 @@ class Launch {
   explicit Launch(EventStream& events) : events_(events) {}
 
   void run(const std::string& plan_path);
-  void flush_memory();
+  void flush_samples();
   int trials_done() const { return trials_done_; }
 
  private:
@@ -59,19 +60,16 @@ class Launch {
   void run_trials(const Plan& plan);
 
   EventStream& events_;
-  // Outlives the sampler and is never freed while the signal thread may call into it.
+  // Outlives the samplers and is never freed while the signal thread may call into it.
   std::unique_ptr<Engine> engine_;
-  std::unique_ptr<MemorySampler> sampler_;
+  std::unique_ptr<Samplers> samplers_;
   // Threads that do not compute: ours, and those the runtime's library keeps beside its sessions.
   std::set<int> helpers_;
   int trials_done_ = 0;
 };
 
-void Launch::flush_memory() {
-  if (!sampler_) return;
-  events_.memory(sampler_->drain());
-  if (const std::int64_t dropped = sampler_->take_dropped())
-    events_.error("samples_dropped", std::to_string(dropped) + " memory samples found the buffer full", false);
+void Launch::flush_samples() {
+  if (samplers_) samplers_->flush(events_);
 }
 
 void Launch::load_all(const Plan& plan) {
@@ -91,7 +89,7 @@ void Launch::load_all(const Plan& plan) {
     result.affinity_read = read_affinity();
     result.kernels = engine_->kernels();
     events_.loaded(result);
-    flush_memory();
+    flush_samples();
   }
 }
 
@@ -103,7 +101,7 @@ void Launch::run_trials(const Plan& plan) {
     const TrialTimes& times = runner.run(trial);
     events_.trial(times);
     ++trials_done_;
-    flush_memory();
+    flush_samples();
   }
 }
 
@@ -119,13 +117,14 @@ void Launch::run(const std::string& plan_path) {
   engine_ = make_engine(plan.artefact);
   *engine = engine_.get();
   events_.hello(plan.artefact.runtime, engine_->version());
-  sampler_ = std::make_unique<MemorySampler>(plan.memory_hz);
+  samplers_ = std::make_unique<Samplers>(plan);
+  samplers_->introduce(events_);
   helpers_ = other_threads();
   load_all(plan);
   if (plan.golden) {
     const GoldenAnswer answer = run_golden(*engine_, *plan.golden, plan.artefact.vocab);
     events_.golden(answer.tokens, answer.logits);
-    flush_memory();
+    flush_samples();
   }
   run_trials(plan);
 }
@@ -136,7 +135,7 @@ void greet(EventStream& events) {
 }
 
 int end(EventStream& events, Launch& launch, const char* reason, Exit exit) {
-  launch.flush_memory();
+  launch.flush_samples();
   events.bye(reason, launch.trials_done());
   return static_cast<int>(exit);
 }
@@ -149,7 +148,7 @@ int fail(EventStream& events, Launch& launch, Exit exit, const std::string& code
     end(events, launch, "terminated", Exit::kDone);
     return 128 + signal;
   }
-  launch.flush_memory();
+  launch.flush_samples();
   events.error(code, message, true);
   return end(events, launch, "failed", exit);
 }

@@ -6,12 +6,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <system_error>
 
 #include "clock.h"
 #include "fault.h"
@@ -59,6 +57,13 @@ bool add_resident(const std::string& path, Pages& pages) {
   return told;
 }
 
+// More than half an hour at ten a second, or six minutes at the default fifty, between two drains.
+constexpr std::size_t kMemoryCapacity = 20'000;
+// An hour at the default of one a second.
+constexpr std::size_t kProportionalCapacity = 4'000;
+// Of one core's time.
+constexpr double kProportionalShare = 0.002;
+
 }  // namespace
 
 MemoryUse read_memory() {
@@ -98,75 +103,67 @@ std::optional<double> resident_share(const std::string& path) {
   return static_cast<double>(pages.resident) / static_cast<double>(pages.total);
 }
 
-MemorySampler::MemorySampler(double hz) {
+MemorySampler::MemorySampler(double hz) : samples_(hz > 0 ? kMemoryCapacity : 0) {
   if (hz <= 0) return;
-  period_ns_ = static_cast<std::int64_t>(1e9 / hz);
   page_ = sysconf(_SC_PAGESIZE);
   fd_ = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
   if (fd_ < 0) throw Fault(Exit::kSystem, "memory", std::string("open /proc/self/statm: ") + std::strerror(errno));
-  samples_.resize(kCapacity);
-  try {
-    thread_ = std::thread([this] { run(); });
-  } catch (const std::system_error& error) {
-    close(fd_);
-    throw Fault(Exit::kSystem, "thread", std::string("start the memory sampler: ") + error.what());
-  }
+  ticker_.emplace("memory", hz, 0, [this] { sample(); });
 }
 
 MemorySampler::~MemorySampler() {
-  if (!thread_.joinable()) return;
-  {
-    const std::lock_guard lock(mutex_);
-    stop_ = true;
-  }
-  wake_.notify_all();
-  thread_.join();
-  close(fd_);
+  ticker_.reset();
+  if (fd_ >= 0) close(fd_);
 }
 
-bool MemorySampler::read(MemorySample& sample) const {
+void MemorySampler::sample() {
   char text[128];
   const ssize_t length = pread(fd_, text, sizeof text - 1, 0);
-  if (length <= 0) return false;
+  if (length <= 0) return;
   text[length] = '\0';
   // size resident shared: pages; shared counts file and shared-memory pages.
   char* at = text;
   std::strtoll(at, &at, 10);
   const std::int64_t resident = std::strtoll(at, &at, 10);
   const std::int64_t shared = std::strtoll(at, &at, 10);
-  sample = {now_ns(), resident * page_, (resident - shared) * page_, shared * page_};
-  return true;
+  samples_.push({now_ns(), resident * page_, (resident - shared) * page_, shared * page_});
 }
 
-void MemorySampler::run() {
-  auto next = std::chrono::steady_clock::now();
-  std::unique_lock lock(mutex_);
-  while (!stop_) {
-    MemorySample sample;
-    if (read(sample)) {
-      if (count_ < samples_.size()) samples_[count_++] = sample;
-      else ++dropped_;
-    }
-    // A fixed grid; a tick that was missed (a suspended device) is not made up for.
-    const auto now = std::chrono::steady_clock::now();
-    next += std::chrono::nanoseconds(period_ns_);
-    if (next < now) next = now;
-    wake_.wait_until(lock, next, [this] { return stop_; });
+ProportionalSampler::ProportionalSampler(double hz) : samples_(hz > 0 ? kProportionalCapacity : 0) {
+  if (hz <= 0) return;
+  fd_ = open(kSource, O_RDONLY | O_CLOEXEC);
+  if (fd_ < 0) {
+    unreadable_ = std::strerror(errno);
+    return;
   }
+  ticker_.emplace("proportional memory", hz, kProportionalShare, [this] { sample(); });
 }
 
-std::vector<MemorySample> MemorySampler::drain() {
-  const std::lock_guard lock(mutex_);
-  std::vector<MemorySample> out(samples_.begin(), samples_.begin() + static_cast<std::ptrdiff_t>(count_));
-  count_ = 0;
-  return out;
+ProportionalSampler::~ProportionalSampler() {
+  ticker_.reset();
+  if (fd_ >= 0) close(fd_);
 }
 
-std::int64_t MemorySampler::take_dropped() {
-  const std::lock_guard lock(mutex_);
-  const std::int64_t dropped = dropped_;
-  dropped_ = 0;
-  return dropped;
+void ProportionalSampler::sample() {
+  char text[4096];
+  ProportionalSample sample{};
+  const std::int64_t begin = now_ns();
+  const ssize_t length = pread(fd_, text, sizeof text - 1, 0);
+  sample.took_ns = now_ns() - begin;
+  sample.at_ns = begin + sample.took_ns / 2;
+  if (length <= 0) return;
+  text[length] = '\0';
+  const auto bytes = [&](const char* name) -> std::int64_t {
+    const char* line = std::strstr(text, name);
+    return line ? std::strtoll(line + std::strlen(name), nullptr, 10) * 1024 : 0;
+  };
+  // The first line names the addresses; every other begins after a newline.
+  if (!std::strstr(text, "\nPss:")) return;
+  sample.rss = bytes("\nRss:");
+  sample.pss = bytes("\nPss:");
+  sample.uss = bytes("\nPrivate_Clean:") + bytes("\nPrivate_Dirty:");
+  sample.swap = bytes("\nSwap:");
+  samples_.push(sample);
 }
 
 }  // namespace edgekit

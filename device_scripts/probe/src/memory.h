@@ -1,13 +1,13 @@
-// Resident memory of this process: read once, or sampled by a second thread.
+// Memory of this process: read once, or sampled by threads of its own.
 #pragma once
 
-#include <condition_variable>
 #include <cstdint>
-#include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
 #include <vector>
+
+#include "sample_buffer.h"
+#include "ticker.h"
 
 namespace edgekit {
 
@@ -34,36 +34,64 @@ struct MemorySample {
 };
 
 // Samples /proc/self/statm `hz` times a second from a thread of its own. statm is three counters that the kernel
-// keeps anyway; smaps_rollup would walk the page tables under the lock that page faults need.
+// keeps anyway; smaps_rollup walks the page tables under the lock that page faults need.
 class MemorySampler {
  public:
+  // Throws Fault (memory, thread).
   explicit MemorySampler(double hz);
   ~MemorySampler();
   MemorySampler(const MemorySampler&) = delete;
   MemorySampler& operator=(const MemorySampler&) = delete;
 
   // The samples since the last call. Not called inside a timed region.
-  std::vector<MemorySample> drain();
+  std::vector<MemorySample> drain() { return samples_.drain(); }
   // Samples that found the buffer full since the last call.
-  std::int64_t take_dropped();
+  std::int64_t take_dropped() { return samples_.take_dropped(); }
 
  private:
-  void run();
-  bool read(MemorySample& sample) const;
+  void sample();
 
-  // More than half an hour at ten a second between two drains, in memory that is there from the start.
-  static constexpr std::size_t kCapacity = 20'000;
-
-  std::int64_t period_ns_ = 0;
   std::int64_t page_ = 0;
   int fd_ = -1;
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  bool stop_ = false;
-  std::size_t count_ = 0;
-  std::int64_t dropped_ = 0;
-  std::vector<MemorySample> samples_;
-  std::thread thread_;
+  SampleBuffer<MemorySample> samples_;
+  // Last: its thread uses what is above.
+  std::optional<Ticker> ticker_;
+};
+
+// Bytes. What the process shares with others counts by its part in `pss` and not at all in `uss`.
+struct ProportionalSample {
+  // The middle of the time that the kernel took to count, and that time.
+  std::int64_t at_ns;
+  std::int64_t took_ns;
+  std::int64_t rss;
+  std::int64_t pss;
+  std::int64_t uss;
+  std::int64_t swap;
+};
+
+// Samples /proc/self/smaps_rollup: at most `hz` times a second, and more rarely where walking the page tables of a
+// large model would cost more than a small share of one core.
+class ProportionalSampler {
+ public:
+  explicit ProportionalSampler(double hz);
+  ~ProportionalSampler();
+  ProportionalSampler(const ProportionalSampler&) = delete;
+  ProportionalSampler& operator=(const ProportionalSampler&) = delete;
+
+  // Why nothing is sampled although it was asked for; empty otherwise.
+  const std::string& unreadable() const { return unreadable_; }
+  std::vector<ProportionalSample> drain() { return samples_.drain(); }
+  std::int64_t take_dropped() { return samples_.take_dropped(); }
+
+  static constexpr const char* kSource = "/proc/self/smaps_rollup";
+
+ private:
+  void sample();
+
+  int fd_ = -1;
+  std::string unreadable_;
+  SampleBuffer<ProportionalSample> samples_;
+  std::optional<Ticker> ticker_;
 };
 
 }  // namespace edgekit

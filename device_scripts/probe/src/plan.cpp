@@ -30,7 +30,7 @@ constexpr std::int64_t kMaxVocab = 1 << 24;
 constexpr std::size_t kMaxTrials = 100'000;
 constexpr std::size_t kMaxCacheTensors = 4096;
 constexpr std::int64_t kMaxCacheElements = std::int64_t{1} << 34;
-constexpr double kMaxMemoryHz = 1000;
+constexpr double kMaxHz = 1000;
 
 [[noreturn]] void fail(const std::string& message) { throw Fault(Exit::kPlan, "plan", "read plan: " + message); }
 
@@ -261,7 +261,12 @@ Plan read_plan(const std::string& path) {
   }
   if (const Json* golden = in.optional("golden")) out.golden = read_golden(*golden, out.artefact);
   out.seed = static_cast<std::uint64_t>(in.integer("seed", INT64_MIN, INT64_MAX));
-  out.memory_hz = in.number("memory_hz", 0, kMaxMemoryHz);
+  out.memory_hz = in.number("memory_hz", 0, kMaxHz);
+  // Newer than the rest; a host that does not know them asks for none.
+  for (const auto& [key, hz] : {std::pair{"proportional_hz", &out.proportional_hz},
+                                std::pair{"conditions_hz", &out.conditions_hz}, std::pair{"power_hz", &out.power_hz}})
+    if (in.optional(key)) *hz = in.number(key, 0, kMaxHz);
+  if (in.optional("sysfs")) out.sysfs = in.text("sysfs");
   return out;
 }
 

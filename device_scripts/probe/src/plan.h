@@ -60,7 +60,13 @@ struct Plan {
   std::vector<Trial> trials;
   std::optional<Golden> golden;
   std::uint64_t seed = 0;
+  // Samples per second; 0 is none.
   double memory_hz = 0;
+  double proportional_hz = 0;
+  double conditions_hz = 0;
+  double power_hz = 0;
+  // Where the kernel shows the machine's sensors.
+  std::string sysfs = "/sys";
 
   // Positions of the cache that this plan uses: its longest trial or the golden check.
   std::int64_t positions() const;

@@ -1,0 +1,70 @@
+"""The device's sensors over one launch, on the clock of its tokens, in the field's units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgekit.device import parsing
+from edgekit.schema.event import ConditionSamples, Sensor, SensorKind, Sensors, SensorUnit, Stream, Unreadable
+
+#: How many of a sensor's unit are one of the field's, and that one.
+_SCALES: dict[SensorUnit, tuple[int, str]] = {
+    "kHz": (1_000_000, "GHz"),
+    "mC": (1_000, "°C"),
+    "dC": (10, "°C"),
+    "uA": (1_000_000, "A"),
+    "uV": (1_000_000, "V"),
+    "uW": (1_000_000, "W"),
+    "uJ": (1_000_000, "J"),
+    "": (1, ""),
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """One sensor's samples; equal lengths.
+
+    ``values`` are in ``unit`` (GHz, °C, A, V, W, J, or none for a switch); None is what could not be read or what no
+    device can have. ``took_ns`` is how long each row of samples took to read, half of it to either side of ``at_ns``.
+    """
+
+    sensor: Sensor
+    unit: str
+    at_ns: list[int]
+    took_ns: list[int]
+    values: list[float | None]
+
+
+def series(stream: Stream, *kinds: SensorKind) -> list[Series]:
+    """The samples of all sensors of these kinds (of all, where none is named), in the probe's order."""
+    listed = next((event.sensors for event in stream.events if isinstance(event, Sensors)), [])
+    found = {
+        place: Series(sensor, _SCALES[sensor.unit][1], [], [], [])
+        for place, sensor in enumerate(listed)
+        if not kinds or sensor.kind in kinds
+    }
+    for event in stream.events:
+        if not isinstance(event, ConditionSamples):
+            continue
+        for place, column in enumerate(event.values, start=event.first):
+            if place in found:
+                entry = found[place]
+                entry.at_ns.extend(event.at_ns)
+                entry.took_ns.extend(event.took_ns)
+                entry.values.extend(_value(entry.sensor, raw) for raw in column)
+    return list(found.values())
+
+
+def unreadable(stream: Stream) -> list[Unreadable] | None:
+    """What the device has and does not tell; None where the probe was not asked to look."""
+    return next((event.unreadable for event in stream.events if isinstance(event, Sensors)), None)
+
+
+def _value(sensor: Sensor, raw: int | None) -> float | None:
+    if raw is None:
+        return None
+    if sensor.kind == "temperature":
+        return parsing.zone_celsius(raw) if sensor.unit == "mC" else parsing.sane_celsius(raw / 10)
+    if sensor.kind in ("frequency", "frequency_limit") and raw <= 0:
+        return None
+    return raw / _SCALES[sensor.unit][0]
