@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgekit.device import parsing
+from edgekit.schema.celsius import sane_celsius, zone_celsius
 from edgekit.schema.event import ConditionSamples, Sensor, SensorKind, Sensors, SensorUnit, Stream, Unreadable
 
 #: How many of a sensor's unit are one of the field's, and that one.
@@ -64,7 +64,7 @@ def _value(sensor: Sensor, raw: int | None) -> float | None:
     if raw is None:
         return None
     if sensor.kind == "temperature":
-        return parsing.zone_celsius(raw) if sensor.unit == "mC" else parsing.sane_celsius(raw / 10)
+        return zone_celsius(raw) if sensor.unit == "mC" else sane_celsius(raw / 10)
     if sensor.kind in ("frequency", "frequency_limit") and raw <= 0:
         return None
     return raw / _SCALES[sensor.unit][0]

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from edgekit.device import parsing
 from edgekit.device.base import Device, checked
 from edgekit.resources import device_scripts_dir
+from edgekit.schema.celsius import sane_celsius
 from edgekit.schema.run import Conditions
 
 #: ``dumpsys`` asks a system service, which a busy phone answers late; the script gives each 5 s.
@@ -51,7 +52,7 @@ def parse(text: str, at: str) -> Conditions:
         found.get("thermal", "")
     )
     tenths = parsing.integer(battery.get("temperature"))
-    if tenths is not None and (celsius := parsing.sane_celsius(tenths / 10)) is not None:
+    if tenths is not None and (celsius := sane_celsius(tenths / 10)) is not None:
         temperature["battery"] = celsius
     return Conditions(
         at=at,

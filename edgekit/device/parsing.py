@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from edgekit.schema.celsius import sane_celsius, zone_celsius
+
 _SECTION = re.compile(r"^=edgekit= ([a-z_]+)$")
 #: More CPUs than any device has; a hostile list such as ``0-999999999`` must not fill the host's memory.
 MAX_CPUS = 4096
@@ -93,23 +95,6 @@ def free_bytes(text: str) -> int | None:
         if match:
             return int(match.group(1)) * 1024
     return None
-
-
-#: Temperatures outside of this are a broken or absent sensor, not a device.
-_COLDEST_C, _HOTTEST_C = -40.0, 150.0
-
-
-def sane_celsius(value: float) -> float | None:
-    """``value`` when a device can have this temperature; exactly 0 is what absent sensors report."""
-    return value if value != 0 and _COLDEST_C <= value <= _HOTTEST_C else None
-
-
-def zone_celsius(value: int) -> float | None:
-    """Degrees Celsius from a thermal zone's number.
-
-    The kernel's unit is a thousandth of a degree; some vendors give whole degrees.
-    """
-    return sane_celsius(value / 1000 if abs(value) >= 1000 else float(value))
 
 
 def thermal_zones(text: str) -> dict[str, float]:
