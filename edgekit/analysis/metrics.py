@@ -118,14 +118,15 @@ def key_of(trial: Trial, threads: int) -> Test:
 
 
 def counted_trials(data: LaunchData) -> Iterator[tuple[Trial, TrialResult]]:
-    """Results of a launch that delivered what was asked for, warm-ups left out."""
+    """Results of a launch that delivered what was asked for; warm-ups and trials that last for a time left out."""
     if data.plan is None or data.stream is None:
         return
     planned = {trial.id: trial for trial in data.plan.trials}
     for event in data.stream.events:
         if isinstance(event, TrialResult):
             trial = planned.get(event.trial)
-            if trial is not None and not trial.warmup and _delivered(trial, event):
+            counts = trial is not None and not trial.warmup and trial.seconds is None
+            if trial is not None and counts and _delivered(trial, event):
                 yield trial, event
 
 

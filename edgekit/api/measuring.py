@@ -37,6 +37,7 @@ def probe(
     affinity: Sequence[int] | None = None,
     gap_s: float | None = None,
     seed: int | None = None,
+    sustain_s: float | None = None,
     kernels: Kernels | None = None,
     out: str | Path = "runs",
     allow_unfaithful: bool = False,
@@ -60,6 +61,8 @@ def probe(
         affinity: CPUs to run on.
         gap_s: seconds of rest between launches.
         seed: seed of prompts and of the order.
+        sustain_s: seconds of decoding without a rest, by each bundle and thread count after the rounds
+            (see :func:`edgekit.analysis.sustained.sustained`); with ``repetitions=0`` nothing else is measured.
         kernels: ``edgekit`` (default) runs our own operators where there are faster ones for the device's
             processor, ``runtime`` the runtime's own everywhere. What really ran is in the run and the comparison.
         out: folder of runs.
@@ -101,6 +104,7 @@ def probe(
             "affinity": _as_list(affinity),
             "gap_s": gap_s,
             "seed": seed,
+            "sustain_s": sustain_s,
             "kernels": kernels,
         },
     )

@@ -50,6 +50,7 @@ def run(
     affinity: Sequence[int] | None = None,
     gap_s: float | None = None,
     seed: int | None = None,
+    sustain_s: float | None = None,
     kernels: Kernels | None = None,
     progress: Progress = silent,
 ) -> RunOutcome:
@@ -87,6 +88,7 @@ def run(
         affinity=affinity,
         gap_s=gap_s,
         seed=seed,
+        sustain_s=sustain_s,
         kernels=kernels,
         out=out,
         allow_unfaithful=allow_unfaithful,

@@ -14,6 +14,9 @@ CallableT = TypeVar("CallableT", bound=Callable[..., Any])
 #: More values than anybody measures in one session: a mistyped range.
 MAX_LIST = 1000
 
+#: Longer than any measurement, and the most that the probe takes.
+MAX_DURATION_S = 7 * 24 * 3600.0
+
 _RANGE = re.compile(r"(\d+)-(\d+)(?:([+*])(\d+))?")
 
 
@@ -57,6 +60,22 @@ class IntegerList(click.ParamType[list[int]]):
         if not values:
             self.fail(f"{part!r} is empty", param, ctx)
         return values
+
+
+class Duration(click.ParamType[float]):
+    """A time, in seconds: ``90``, ``90s``, ``10m``, ``1.5h``."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse; zero and times beyond a week are refused."""
+        if isinstance(value, float | int):
+            return float(value)
+        match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*(s|m|h)?", str(value).strip())
+        seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"] if match else 0.0
+        if not 0 < seconds <= MAX_DURATION_S:
+            self.fail(f"{value!r} is no time (90s, 10m, 1.5h) of more than 0 and at most a week", param, ctx)
+        return seconds
 
 
 class NameList(click.ParamType[list[str]]):
@@ -154,7 +173,7 @@ def measure_options(function: CallableT) -> CallableT:
         click.option("-p", "--n-prompt", "prompts", type=IntegerList(0), help="Prompt lengths to prefill; 0 for none."),
         click.option("-n", "--n-gen", "generates", type=IntegerList(0), help="Tokens to decode; 0 for none."),
         click.option("-d", "--n-depth", "depths", type=IntegerList(0), help="Tokens already in the cache."),
-        click.option("-r", "--repetitions", type=click.IntRange(min=1), help="Samples of each test."),
+        click.option("-r", "--repetitions", type=click.IntRange(min=0), help="Samples of each test."),
         click.option(
             "-t",
             "--threads",
@@ -169,6 +188,12 @@ def measure_options(function: CallableT) -> CallableT:
         ),
         click.option("--affinity", type=IntegerList(0), help="CPUs to run on [default: left to the scheduler]."),
         click.option("--seed", type=int, help="Seed of prompts and of the order of trials."),
+        click.option(
+            "--sustain",
+            "sustain_s",
+            type=Duration(),
+            help="After the rounds, decode for this long (10m) without a rest; -r 0 leaves out the rounds.",
+        ),
         click.option(
             "--kernels",
             type=click.Choice(["edgekit", "runtime"]),

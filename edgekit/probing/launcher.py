@@ -75,7 +75,7 @@ def launch_probe(
         completed = device.stream(
             [probe, "--plan", remote_plan, "--events", "-", "--copy", f"{work_dir}/events.jsonl"],
             on_stdout=keep,
-            timeout=LAUNCH_TIMEOUT_S,
+            timeout=LAUNCH_TIMEOUT_S + sum(trial.seconds or 0 for trial in plan.trials),
             cancel=flooded,
         )
     message = "the probe flooded its output and was stopped" if flooded.is_set() else None

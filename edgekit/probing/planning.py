@@ -19,22 +19,29 @@ from edgekit.schema.run import DeviceFacts
 
 #: A device is cool long before; beyond it the option is a slip of the finger.
 MAX_GAP_S = 3600.0
+#: Where a protocol names no number of tokens to decode: short enough to see the speed change, and to cost no memory.
+SUSTAINED_TOKENS = 64
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One launch: which bundle (by index), how many threads, which round; ``check`` is the golden check."""
+    """One launch: which bundle (by index), how many threads, which round.
+
+    ``check`` is the golden check, ``sustain`` the decoding without a rest.
+    """
 
     bundle: int
     threads: int
     round: int
     check: bool = False
+    sustain: bool = False
 
 
 def launch_order(bundles: int, threads: Sequence[int], protocol: Protocol) -> list[Cell]:
     """All launches of a session in the order in which they run.
 
-    Every bundle's golden check comes first; then ``protocol.repetitions`` rounds.
+    Every bundle's golden check comes first; then ``protocol.repetitions`` rounds; sustained decoding, which heats
+    the device most, comes last.
     """
     checks = [Cell(bundle=index, threads=max(threads), round=0, check=True) for index in range(bundles)]
     draw = random.Random(protocol.seed)
@@ -43,13 +50,30 @@ def launch_order(bundles: int, threads: Sequence[int], protocol: Protocol) -> li
         cells = [Cell(bundle=index, threads=count, round=number) for index in range(bundles) for count in threads]
         draw.shuffle(cells)
         rounds += cells
-    return checks + rounds
+    sustained: list[Cell] = []
+    if protocol.sustain_s is not None:
+        sustained = [
+            Cell(bundle=index, threads=count, round=0, sustain=True) for index in range(bundles) for count in threads
+        ]
+        draw.shuffle(sustained)
+    return checks + rounds + sustained
 
 
 def trials_of(cell: Cell, protocol: Protocol) -> list[Trial]:
     """The trials of one launch: a warm-up, then each test once in a drawn order."""
     if cell.check:
         return []
+    if cell.sustain:
+        # No warm-up: how it begins is part of what is asked.
+        return [
+            Trial(
+                id=0,
+                kind="decode",
+                tokens=sustained_tokens(protocol),
+                depth=protocol.depths[0],
+                seconds=protocol.sustain_s,
+            )
+        ]
     tests: list[tuple[str, int, int]] = []
     for depth in protocol.depths:
         tests += [("prefill", tokens, depth) for tokens in protocol.prompts if tokens]
@@ -82,6 +106,11 @@ def decode_depths(protocol: Protocol) -> list[int]:
     return protocol.depths if protocol.decode_depths is None else protocol.decode_depths
 
 
+def sustained_tokens(protocol: Protocol) -> int:
+    """Tokens that sustained decoding adds to the cache before it is rewound."""
+    return max(protocol.generates, default=0) or SUSTAINED_TOKENS
+
+
 def default_threads(facts: DeviceFacts) -> list[int]:
     """As many threads as there are cores outside the slowest cluster.
 
@@ -106,7 +135,10 @@ def check_protocol(protocol: Protocol, bundle: Bundle, *, cpus: int) -> None:
         for kind, length in lengths.items()
         if length and depths[kind]
     ]
-    if not needs:
+    sustain = protocol.sustain_s is not None
+    if sustain and protocol.depths:
+        needs.append(protocol.depths[0] + sustained_tokens(protocol))
+    if not needs or not (protocol.repetitions > 0 or sustain):
         raise InputError("plan the session: no test is left", hint="give a prompt length (-p) or tokens to decode (-n)")
     need = max(needs)
     if protocol.context not in (None, bundle.runtime.context_length):

@@ -106,7 +106,7 @@ class Session:
         failures: dict[tuple[int, int], int] = {}
         for position, cell in enumerate(order):
             bundle = self.targets[cell.bundle].bundle
-            what = "golden check" if cell.check else f"round {cell.round + 1}/{self.protocol.repetitions}"
+            what = _what(cell, self.protocol)
             threads = f"{cell.threads} {'thread' if cell.threads == 1 else 'threads'}"
             self.progress(
                 ProgressEvent(
@@ -239,6 +239,15 @@ class Session:
         writer = RunWriter(directory, run, codec.encode(bundle))
         recovery.leave_manifests(self.device, directory)
         return writer
+
+
+def _what(cell: Cell, protocol: Protocol) -> str:
+    """What a launch is for, for people."""
+    if cell.check:
+        return "golden check"
+    if cell.sustain:
+        return f"decoding for {protocol.sustain_s:g} s"
+    return f"round {cell.round + 1}/{protocol.repetitions}"
 
 
 def _slug(text: str) -> str:

@@ -89,6 +89,8 @@ class TrialResult(Event, frozen=True, kw_only=True, tag="trial"):
     """
 
     trial: int
+    #: Counts the passes of a trial that lasts for a time (``Trial.seconds``), from 0; None for all others.
+    part: int | None = None
     start_ns: int
     end_ns: int
     token_ns: list[int]

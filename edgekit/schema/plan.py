@@ -31,6 +31,9 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     repetition: int = 0
     #: Run and reported, but not counted.
     warmup: bool = False
+    #: Decode only: the same steps over and over until this many seconds have passed. The cache is rewound to
+    #: ``depth`` in between, so the processor gets no rest and the depth stays bounded.
+    seconds: float | None = None
 
 
 class OnnxArtefact(msgspec.Struct, frozen=True, kw_only=True, tag="onnxruntime", tag_field="runtime"):

@@ -54,6 +54,9 @@ class Protocol(Document, frozen=True, kw_only=True):
     conditions_hz: float = 4.0
     power_hz: float = 10.0
     seed: int = 0
+    #: Seconds of decoding without a rest, by each bundle and thread count, after the rounds; None for none.
+    #: It decodes the longest of ``generates`` over and over on the first of ``depths``.
+    sustain_s: float | None = None
     #: ``edgekit`` asks for our kernels; each load's event says what really ran.
     kernels: Kernels = "edgekit"
 

@@ -62,7 +62,7 @@ class StreamDecoder:
         self._skipping = False
         self._line = 0
         self._latest_t = 0
-        self._trials_seen: set[int] = set()
+        self._trials_seen: set[tuple[int, int | None]] = set()
         self._sensors: int | None = None
         #: Time of the latest sample by series.
         self._sampled: dict[tuple[str, int], int] = {}
@@ -164,9 +164,11 @@ class StreamDecoder:
     def _out_of_place(self, event: AnyEvent) -> str | None:
         """What makes the event unusable after those before it, if anything; remembers it otherwise."""
         if isinstance(event, TrialResult):
-            if event.trial in self._trials_seen:
-                return f"trial {event.trial} was reported before"
-            self._trials_seen.add(event.trial)
+            key = (event.trial, event.part)
+            if key in self._trials_seen:
+                part = "" if event.part is None else f", part {event.part},"
+                return f"trial {event.trial}{part} was reported before"
+            self._trials_seen.add(key)
         elif isinstance(event, Sensors):
             if self._sensors is not None:
                 return "the sensors were listed before"

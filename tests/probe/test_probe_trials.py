@@ -178,3 +178,27 @@ def test_session_options_reach_the_runtime(launch, model: ProbeModel, library: P
     assert outcome.only(GoldenResult).tokens == model.golden.tokens
     too_long = msgspec.structs.replace(artefact, session_config={"k" * 5000: "1"})
     assert "5000" not in launch(msgspec.structs.replace(plan, artefact=too_long)).refused("model", 5)
+
+
+def test_a_decode_that_lasts_for_a_time_is_repeated_without_a_rest(launch, model: ProbeModel, library: Path) -> None:
+    lasting = Trial(id=1, kind="decode", tokens=8, depth=20, seconds=0.3)
+    plan = model.plan(library, [TRIALS[0], lasting, Trial(id=2, kind="decode", tokens=4)])
+    outcome = launch(plan)
+    assert outcome.exit_code == 0
+    results = outcome.all(TrialResult)
+    parts = [event for event in results if event.trial == 1]
+    assert len(parts) > 1
+    assert [event.part for event in parts] == list(range(len(parts)))
+    assert all(len(event.token_ns) == 8 for event in parts)
+    assert all(before.end_ns <= after.start_ns for before, after in pairwise(parts))
+    lasted = parts[-1].end_ns - parts[0].start_ns
+    assert lasted >= 0.3e9
+    # The pass before the last had not reached the end: no more was done than asked.
+    assert parts[-2].end_ns - parts[0].start_ns < 0.3e9
+    assert [event.part for event in results if event.trial != 1] == [None, None]
+    assert outcome.only(Bye).trials_done == 3
+
+
+def test_only_a_decode_can_last_for_a_time(launch, model: ProbeModel, library: Path) -> None:
+    plan = model.plan(library, [Trial(id=0, kind="prefill", tokens=8, seconds=1.0)])
+    assert "for a decode only" in launch(plan).refused("plan", 3)

@@ -20,6 +20,7 @@ import pytest
 import edgekit
 from edgekit.analysis.load import load_run
 from edgekit.analysis.metrics import kernels_used, samples
+from edgekit.analysis.sustained import sustained
 from edgekit.device.local import LocalDevice
 from edgekit.errors import InputError, ProbeError, UnfaithfulError
 from edgekit.progress import ProgressEvent
@@ -88,6 +89,20 @@ def test_the_device_rests_between_launches(exported: Path, tmp_path: Path) -> No
     rests = [(after[0].t - before[-1].t) / 1e9 for before, after in pairwise(streams)]
     assert len(rests) == 3
     assert min(rests) >= gap_s
+
+
+def test_a_sustained_run_comes_after_the_rounds_or_alone(exported: Path, tmp_path: Path) -> None:
+    [run] = edgekit.probe([exported / "tiny-onnxruntime-w4"], out=tmp_path, sustain_s=0.5, **SHORT)
+    data = load_run(run)
+    [found] = sustained(data)
+    assert (found.asked_s, found.test.tokens, found.launch) == (0.5, 8, 4)
+    assert found.lasted_s >= 0.5
+    assert {test.name: len(entries) for test, entries in samples(data).items()} == {"pp16": 3, "tg8": 3}
+    [alone] = edgekit.probe(
+        [exported / "tiny-onnxruntime-w4"], out=tmp_path, sustain_s=0.5, **SHORT | {"repetitions": 0}
+    )
+    assert len(sustained(load_run(alone))) == 1
+    assert samples(load_run(alone)) == {}
 
 
 def test_nothing_stays_behind_on_the_device(exported: Path, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ class ExecutorchModel {
     run(1);
   }
 
-  void reset() { past_ = 0; }
+  void rewind(std::int64_t positions) { past_ = positions; }
 
   float logit(std::int64_t id) const { return logits_[id]; }
 
@@ -192,7 +192,7 @@ void ExecutorchEngine::load(const Artefact& artefact, int threads, std::int64_t 
 }
 
 void ExecutorchEngine::unload() { model_.reset(); }
-void ExecutorchEngine::reset() { model_->reset(); }
+void ExecutorchEngine::rewind(std::int64_t positions) { model_->rewind(positions); }
 std::int64_t* ExecutorchEngine::prepare_prefill(std::int64_t count) { return model_->prepare(count); }
 
 void ExecutorchEngine::prefill() {

@@ -20,7 +20,7 @@ class ExecutorchEngine : public Engine {
   std::string version() const override;
   void load(const Artefact& artefact, int threads, std::int64_t positions) override;
   void unload() override;
-  void reset() override;
+  void rewind(std::int64_t positions) override;
   std::int64_t* prepare_prefill(std::int64_t count) override;
   void prefill() override;
   void step(std::int64_t token) override;

@@ -25,8 +25,11 @@ class Engine {
   // Of the plan's kernel libraries, what the loaded artefact really runs on; as the libraries name themselves.
   virtual std::vector<std::string> kernels() const { return {}; }
 
+  // Leaves the first `positions` tokens in the cache, at most as many as there are; what comes next takes the place
+  // of the others.
+  virtual void rewind(std::int64_t positions) = 0;
   // Empties the cache.
-  virtual void reset() = 0;
+  void reset() { rewind(0); }
 
   // Makes what a prefill of `count` tokens needs and returns where they are to be written, so that prefill()
   // itself allocates nothing.

@@ -97,7 +97,7 @@ class OrtModel {
   void prepare_prefill(std::int64_t count);
   void run_prefill();
   void run_step(std::int64_t token);
-  void reset() { past_ = 0; }
+  void rewind(std::int64_t positions) { past_ = positions; }
   float logit(std::int64_t id) const;
   // What the kernel libraries say they run of this model.
   std::vector<std::string> kernels() const;
@@ -155,7 +155,7 @@ class OnnxRuntimeEngine : public Engine {
   void load(const Artefact& artefact, int threads, std::int64_t positions) override;
   void unload() override;
   std::vector<std::string> kernels() const override { return model_->kernels(); }
-  void reset() override { model_->reset(); }
+  void rewind(std::int64_t positions) override { model_->rewind(positions); }
   std::int64_t* prepare_prefill(std::int64_t count) override;
   void prefill() override { model_->run_prefill(); }
   void step(std::int64_t token) override { model_->run_step(token); }

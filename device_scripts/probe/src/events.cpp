@@ -165,6 +165,7 @@ void EventStream::trial_start(std::int64_t trial) {
 void EventStream::trial(const TrialTimes& times) {
   JsonWriter json = event("trial");
   json.key("trial").value(times.trial);
+  if (times.part) json.key("part").value(*times.part);
   json.key("start_ns").value(times.start_ns);
   json.key("end_ns").value(times.end_ns);
   json.key("token_ns").values(times.token_ns);

@@ -16,6 +16,8 @@ namespace edgekit {
 
 struct TrialTimes {
   std::int64_t trial = 0;
+  // Which pass of a trial that lasts for a time.
+  std::optional<std::int64_t> part;
   std::int64_t start_ns = 0;
   std::int64_t end_ns = 0;
   std::vector<std::int64_t> token_ns;

@@ -98,10 +98,18 @@ void Launch::run_trials(const Plan& plan) {
   for (const Trial& trial : plan.trials) {
     stop_if_asked();
     events_.trial_start(trial.id);
-    const TrialTimes& times = runner.run(trial);
-    events_.trial(times);
-    ++trials_done_;
+    const TrialTimes* times = &runner.run(trial);
+    events_.trial(*times);
     flush_samples();
+    if (trial.seconds) {
+      const std::int64_t end_ns = times->start_ns + static_cast<std::int64_t>(*trial.seconds * 1e9);
+      while (times->end_ns < end_ns) {
+        times = &runner.run_again(trial);
+        events_.trial(*times);
+        flush_samples();
+      }
+    }
+    ++trials_done_;
   }
 }
 

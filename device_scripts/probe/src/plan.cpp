@@ -31,6 +31,7 @@ constexpr std::size_t kMaxTrials = 100'000;
 constexpr std::size_t kMaxCacheTensors = 4096;
 constexpr std::int64_t kMaxCacheElements = std::int64_t{1} << 34;
 constexpr double kMaxHz = 1000;
+constexpr double kMaxSeconds = 7 * 24 * 3600;
 
 [[noreturn]] void fail(const std::string& message) { throw Fault(Exit::kPlan, "plan", "read plan: " + message); }
 
@@ -186,6 +187,10 @@ Trial read_trial(const Json& json, std::size_t index, std::int64_t context) {
   else fail(in.path("kind") + " is \"" + kind + "\", not prefill or decode");
   out.tokens = in.integer("tokens", 1, kMaxContext);
   if (in.optional("depth")) out.depth = in.integer("depth", 0, kMaxContext);
+  if (in.optional("seconds")) {
+    if (out.kind != Trial::Kind::kDecode) fail(in.path("seconds") + " is for a decode only");
+    out.seconds = in.number("seconds", 0, kMaxSeconds);
+  }
   refuse_beyond_context("trial " + std::to_string(out.id), out.depth + out.tokens, context);
   return out;
 }

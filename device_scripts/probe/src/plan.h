@@ -44,6 +44,8 @@ struct Trial {
   Kind kind = Kind::kPrefill;
   std::int64_t tokens = 0;
   std::int64_t depth = 0;
+  // A decode that is repeated until this time has passed: the cache is rewound to `depth` each time.
+  std::optional<double> seconds;
 };
 
 struct Golden {

@@ -75,6 +75,8 @@ void TrialRunner::prepare(const Trial& trial) {
   // The zeros also touch the memory the times go to.
   times_.token_ns.assign(ends, 0);
   times_.trial = trial.id;
+  times_.part.reset();
+  if (trial.seconds) times_.part = 0;
 }
 
 void TrialRunner::time_prefill() {
@@ -97,6 +99,16 @@ void TrialRunner::time_decode(const Trial& trial) {
 
 const TrialTimes& TrialRunner::run(const Trial& trial) {
   prepare(trial);
+  return time(trial);
+}
+
+const TrialTimes& TrialRunner::run_again(const Trial& trial) {
+  engine_.rewind(trial.depth);
+  ++*times_.part;
+  return time(trial);
+}
+
+const TrialTimes& TrialRunner::time(const Trial& trial) {
   meter_.begin();
   timed_region_begins();
   if (trial.kind == Trial::Kind::kPrefill) time_prefill();

@@ -29,9 +29,12 @@ class TrialRunner {
 
   // Times one trial. The result is valid until the next call. Throws Fault, or Terminated between tokens.
   const TrialTimes& run(const Trial& trial);
+  // Times the same steps once more, on the same depth, without a pause to fill the cache again.
+  const TrialTimes& run_again(const Trial& trial);
 
  private:
   void prepare(const Trial& trial);
+  const TrialTimes& time(const Trial& trial);
   void time_prefill();
   void time_decode(const Trial& trial);
 
