@@ -72,7 +72,7 @@ def compare(runs: Sequence[RunData], baseline: RunData | str | None = None) -> C
     corrected = statistics.holm([entry.difference.p for entry in family if entry.difference.p is not None])
     by_row = {entry.row: value for entry, value in zip(family, corrected, strict=True)}
     for entry in waiting:
-        ratio = _ratio(entry, by_row.get(entry.row))
+        ratio = _ratio(entry, by_row.get(entry.row), len(family))
         rows[entry.row] = msgspec.structs.replace(rows[entry.row], ratio=ratio)
     return Comparison(
         schema_version=Comparison.SCHEMA_VERSION,
@@ -162,16 +162,20 @@ def _difference(row: int, measured: Sequence[Sample], base: Sequence[Sample], da
     pairing: Pairing = "not measured in turn"
     if same_session:
         pairing = "same session, not in turn" if pairs is None else "in turn"
-    return _Judged(row, statistics.compare_unpaired(values, others), values, others, pairing)
+    allowance = 0.0 if pairing == "in turn" else statistics.SESSION_ALLOWANCE
+    return _Judged(row, statistics.compare_unpaired(values, others, allowance), values, others, pairing)
 
 
-def _ratio(entry: _Judged, corrected: float | None) -> Ratio:
+def _ratio(entry: _Judged, corrected: float | None, comparisons: int) -> Ratio:
     verdict, reasons = statistics.judge(entry.difference, corrected, entry.values, entry.base)
     difference = entry.difference
+    low_corrected, high_corrected = difference.interval(max(1, comparisons)) or (None, None)
     return Ratio(
         median=difference.ratio,
         low=difference.low,
         high=difference.high,
+        low_corrected=low_corrected,
+        high_corrected=high_corrected,
         verdict=verdict,
         reasons=reasons,
         p=difference.p,
@@ -253,7 +257,11 @@ def _percentiles(steps: Sequence[float]) -> tuple[float | None, float | None, fl
     """50th, 90th and 99th percentile, linear between neighbours."""
     if not steps:
         return None, None, None
-    import numpy as np
+    ordered = sorted(steps)
 
-    p50, p90, p99 = np.percentile(np.asarray(steps), [50, 90, 99])
-    return float(p50), float(p90), float(p99)
+    def at(share: float) -> float:
+        below, part = divmod(share * (len(ordered) - 1), 1)
+        first = ordered[int(below)]
+        return first + part * (ordered[min(int(below) + 1, len(ordered) - 1)] - first)
+
+    return at(0.50), at(0.90), at(0.99)

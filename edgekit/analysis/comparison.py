@@ -32,6 +32,9 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
     n: int
     paired: bool
     pairing: Pairing
+    #: Interval that holds together with those of all other ratios of the comparison in 95% of cases (Bonferroni).
+    low_corrected: float | None = None
+    high_corrected: float | None = None
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edgekit.analysis.comparison import Comparison, Row
+from edgekit.analysis.statistics import SESSION_ALLOWANCE
 from edgekit.reporting import formats
 from edgekit.reporting.tables import Column, Format, Record, Table, column, print_table, render
 
@@ -19,6 +20,8 @@ RATIO_KEYS = (
     "ratio",
     "ratio_low",
     "ratio_high",
+    "ratio_low_corrected",
+    "ratio_high_corrected",
     "verdict",
     "verdict_reasons",
     "p",
@@ -110,7 +113,8 @@ def notes(comparison: Comparison) -> list[str]:
     apart = {ratio.pairing for ratio in ratios} - {"in turn"}
     if "not measured in turn" in apart:
         found.append(
-            "Runs of different sessions are not measured in turn: a difference may be the device's, not the bundle's."
+            "Runs of different sessions are not measured in turn: a difference may be the device's, not the bundle's; "
+            f"only what exceeds {SESSION_ALLOWANCE:.0%} is called one."
         )
     elif apart:
         found.append("Runs were not measured in turn: a change of the device falls on one of them.")
@@ -205,6 +209,8 @@ def _record(row: Row) -> Record:
         "ratio": ratio.median if ratio else None,
         "ratio_low": ratio.low if ratio else None,
         "ratio_high": ratio.high if ratio else None,
+        "ratio_low_corrected": ratio.low_corrected if ratio else None,
+        "ratio_high_corrected": ratio.high_corrected if ratio else None,
         "verdict": ratio.verdict if ratio else None,
         "verdict_reasons": ratio.reasons if ratio else None,
         "p": ratio.p if ratio else None,
