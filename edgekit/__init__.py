@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from edgekit.api import (
+        calibrate,
         check_estimates,
         compare,
         devices,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "calibrate",
     "check_estimates",
     "compare",
     "devices",

@@ -30,3 +30,9 @@ def cache_dir() -> Path:
     """The user's cache: ``EDGEKIT_CACHE``, else the platform's cache folder."""
     override = os.environ.get("EDGEKIT_CACHE")
     return Path(override) if override else Path(platformdirs.user_cache_dir("edgekit"))
+
+
+def data_dir() -> Path:
+    """What the user's own measurements leave for later: ``EDGEKIT_DATA``, else the platform's folder for user data."""
+    override = os.environ.get("EDGEKIT_DATA")
+    return Path(override) if override else Path(platformdirs.user_data_dir("edgekit"))

@@ -6,13 +6,7 @@ from typing import Literal
 
 import msgspec
 
-
-class Interval(msgspec.Struct, frozen=True, kw_only=True):
-    """A value with its 95% interval; the ends are None where there is none."""
-
-    median: float
-    low: float | None = None
-    high: float | None = None
+from edgekit.schema.device_profile import Interval
 
 
 class Roofline(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ Use them from the package itself: ``edgekit.export(...)``, ``edgekit.probe(...)`
 """
 
 from edgekit.api.analysing import compare, report
+from edgekit.api.calibrating import calibrate
 from edgekit.api.delivering import push
 from edgekit.api.estimating import check_estimates, estimate
 from edgekit.api.exporting import export, verify
@@ -12,6 +13,7 @@ from edgekit.api.measuring import probe, pull
 from edgekit.api.running import run
 
 __all__ = [
+    "calibrate",
     "check_estimates",
     "compare",
     "devices",

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("edgekit.cli.compare", "Compare runs in a table."),
     "report": ("edgekit.cli.report", "Write an HTML report of runs."),
     "models": ("edgekit.cli.models", "List the known models."),
+    "calibrate": ("edgekit.cli.calibrate", "Measure what a device can do at best."),
     "estimate": ("edgekit.cli.estimate", "Say whether a model will fit on a device, and how fast it will be."),
     "recipes": ("edgekit.cli.recipes", "List the quantization recipes."),
     "doctor": ("edgekit.cli.doctor", "Say what is missing on this machine, and what installs it."),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgekit.deploy.push import PushedBundle
     from edgekit.device.discover import DeviceRecord
     from edgekit.schema.bundle import Gate
+    from edgekit.schema.device_profile import DeviceProfile
     from edgekit.schema.model_profile import ModelProfile
     from edgekit.schema.recipe import RecipeProfile
     from edgekit_export.pipeline import ExportOutcome
@@ -215,6 +216,13 @@ def print_estimates(model: str, estimates: Sequence[Estimate], explain: bool, ou
     if explain:
         click.echo()
         _show(terms_table(estimates), output)
+
+
+def print_calibration(profile: DeviceProfile, output: Format) -> None:
+    """What a device can do."""
+    from edgekit.reporting.calibration import calibration_table
+
+    _show(calibration_table(profile), output)
 
 
 def print_proof(predictions: Sequence[Prediction], output: Format) -> None:

@@ -23,6 +23,9 @@ from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.resources import cache_dir, device_scripts_dir
 
 BINARY_NAME = "edgekit-probe"
+CALIBRATION_NAME = "edgekit-calibrate"
+#: What the calibration program shares with the probe.
+_SHARED = ("affinity.cpp", "affinity.h", "clock.h", "fault.h", "json.cpp", "json.h")
 
 #: g++ takes some seconds; zig compiles its C++ library first, some minutes on a small machine.
 BUILD_TIMEOUT_S = 1200
@@ -59,12 +62,20 @@ def probe_sources() -> list[Path]:
     return sorted(path for path in (device_scripts_dir() / "probe" / "src").iterdir() if path.suffix in (".cpp", ".h"))
 
 
+def calibration_sources() -> list[Path]:
+    """The calibration program's files, those it shares with the probe among them."""
+    folder = device_scripts_dir() / "probe" / "calibrate"
+    own = [path for path in folder.iterdir() if path.suffix in (".cpp", ".h")]
+    return sorted([*own, *(path for path in probe_sources() if path.name in _SHARED)])
+
+
 def compile_arguments(toolchain: Toolchain, sources: list[Path], version: str) -> list[str]:
     """The compiler's command without its output file."""
     return [
         *toolchain.command,
         *COMPILE_FLAGS,
         f'-DEDGEKIT_PROBE_VERSION="{version}"',
+        *(f"-I{folder}" for folder in sorted({path.parent for path in sources})),
         *(str(path) for path in sources if path.suffix == ".cpp"),
         *toolchain.link_flags,
     ]
@@ -84,22 +95,30 @@ def ensure_probe(abi: str, *, progress: Progress = silent) -> Path:
         MissingToolError: no compiler; the hint is the command that installs one.
         HostStorageError: the cache cannot be written.
     """
+    return _ensure_binary(abi, BINARY_NAME, probe_sources(), "the probe", progress)
+
+
+def ensure_calibration(abi: str, *, progress: Progress = silent) -> Path:
+    """The calibration program's binary for an ABI (arguments and errors as :func:`ensure_probe`)."""
+    return _ensure_binary(abi, CALIBRATION_NAME, calibration_sources(), "the calibration program", progress)
+
+
+def _ensure_binary(abi: str, name: str, sources: list[Path], what: str, progress: Progress) -> Path:
     toolchain = find_toolchain(abi)
-    sources = probe_sources()
     digest = sources_digest(sources)
     version = f"{own_version()}+{digest[:12]}"
     arguments = compile_arguments(toolchain, sources, version)
     compiler = toolchain.identity()
     key = hashlib.sha256("\0".join([abi, digest, compiler, *arguments]).encode()).hexdigest()[:32]
     folder = cache_dir() / "probes" / abi / key
-    binary = folder / BINARY_NAME
+    binary = folder / name
     if binary.is_file():
         return binary
     with locked(folder):
         if not binary.is_file():
-            progress(ProgressEvent("build", detail=f"the probe for {abi} with {toolchain.kind}"))
+            progress(ProgressEvent("build", detail=f"{what} for {abi} with {toolchain.kind}"))
             with scratch(folder) as making:
-                made = run_compiler(arguments, making / BINARY_NAME, toolchain)
+                made = run_compiler(arguments, making / name, toolchain)
                 record = BuildRecord(
                     abi=abi,
                     toolchain=toolchain.kind,

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from edgekit.schema.bundle import Bundle
+from edgekit.schema.device_profile import DeviceProfile
 from edgekit.schema.event import AnyEvent
 from edgekit.schema.plan import Plan
 from edgekit.schema.protocol import Protocol
@@ -20,6 +21,7 @@ DOCUMENTS: dict[str, Any] = {
     "run": Run,
     "recipe": RecipeProfile,
     "protocol": Protocol,
+    "device": DeviceProfile,
 }
 
 

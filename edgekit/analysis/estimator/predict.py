@@ -115,8 +115,8 @@ def estimate(
     peak = _memory("peak memory", decoder, stored, working, working.kv_touched, process)
     full = _memory("memory, context full", decoder, stored, working, working.kv_cache, process)
     available = int(size * GIB * device.memory.available_share)
-    prefill = _pass_figure("time to first token", work, device, rate, new=prompt, depth=0)
-    token = _pass_figure("decode", work, device, rate, new=1, depth=prompt + generated // 2)
+    prefill = _pass_figure("time to first token", work, device, rate, threads=threads, new=prompt, depth=0)
+    token = _pass_figure("decode", work, device, rate, threads=threads, new=1, depth=prompt + generated // 2)
     speed = Figure("decode speed", 1 / token.value, 1 / token.high, 1 / token.low, "tok/s", token.bound, token.terms)
     seconds = stored.total / (device.overheads.storage_gb_s * 1e9)
     load = _spread("load", (Term("read the files", seconds, f"{stored.total} bytes from storage"),), device.spread, "s")
@@ -137,6 +137,10 @@ def estimate(
 
 def multiply_adds_per_second(device: DeviceProfile, threads: int, *, quantized: bool) -> float:
     """What the fastest ``threads`` cores compute, at the share of their peak that products reach."""
+    if device.measured is not None:
+        place = device.measured.place(threads)
+        whole = place.int8_gop_s if quantized else place.fp32_gop_s
+        return whole.median * 1e9 / 2 * device.overheads.compute_share
     total, left = 0.0, threads
     for cluster in device.clusters:
         used = min(left, cluster.count)
@@ -152,15 +156,18 @@ def _per_cycle(cluster: Cluster, quantized: bool) -> float:
     return cluster.int8_per_cycle / (8 if cluster.i8mm else 4 if cluster.dotprod else 1)
 
 
-def _pass_figure(name: str, work: Work, device: DeviceProfile, rate: float, *, new: int, depth: int) -> Figure:
-    bandwidth = device.memory.realistic_gb_s * 1e9
+def _pass_figure(
+    name: str, work: Work, device: DeviceProfile, rate: float, *, threads: int, new: int, depth: int
+) -> Figure:
+    read = device.bandwidth_gb_s(threads).median
+    bandwidth = read * 1e9
     weights = work.weight_bytes / bandwidth
     cache = (work.bytes_read(new=new, depth=depth) - work.weight_bytes) / bandwidth
     computed = work.multiply_adds(new=new, depth=depth)
     arithmetic = computed / rate
     overhead = work.blocks * device.overheads.block_us * 1e-6
     reading = (
-        Term("weights", weights, f"{work.weight_bytes} bytes at {device.memory.realistic_gb_s} GB/s"),
+        Term("weights", weights, f"{work.weight_bytes} bytes at {read:g} GB/s"),
         Term("cache", cache, f"{new + depth} tokens of {work.cache_bytes} bytes"),
     )
     computing = (Term("arithmetic", arithmetic, f"{computed} multiply-adds at {rate / 1e9:.0f} G/s"),)
