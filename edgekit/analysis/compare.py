@@ -44,6 +44,10 @@ def compare(runs: Sequence[RunData], baseline: RunData | str | None = None) -> C
     """
     if not runs:
         raise InputError("compare: no run was given", hint="name at least one run directory")
+    if all(data.run.profiled for data in runs):
+        raise InputError(
+            "compare: every run was profiled, which slows it: its times are no speed", hint="see `edgekit operators`"
+        )
     identities = [data.run.id for data in runs]
     for identity in identities:
         if identities.count(identity) > 1:
@@ -61,7 +65,9 @@ def compare(runs: Sequence[RunData], baseline: RunData | str | None = None) -> C
         if mixed := metrics.mixed_kernels(data):
             faults.append(f"{label}: {mixed}")
         found = base_samples if data is base else metrics.samples(data)
-        if not found:
+        if data.run.profiled:
+            faults.append(f"{label}: was profiled, so that its times are no speed")
+        elif not found:
             faults.append(f"{label}: no trial was measured")
         for test, measured in found.items():
             reason = _no_ratio(data, base, test, base_samples)

@@ -118,7 +118,16 @@ def key_of(trial: Trial, threads: int) -> Test:
 
 
 def counted_trials(data: LaunchData) -> Iterator[tuple[Trial, TrialResult]]:
-    """Results of a launch that delivered what was asked for; warm-ups and trials that last for a time left out."""
+    """Results of a launch that delivered what was asked for; warm-ups and trials that last for a time left out.
+
+    A launch that was profiled has none: its times are no speed.
+    """
+    if data.plan is not None and not data.plan.profile:
+        yield from delivered_trials(data)
+
+
+def delivered_trials(data: LaunchData) -> Iterator[tuple[Trial, TrialResult]]:
+    """The same of any launch, profiled or not."""
     if data.plan is None or data.stream is None:
         return
     planned = {trial.id: trial for trial in data.plan.trials}

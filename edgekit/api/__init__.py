@@ -3,7 +3,7 @@
 Use them from the package itself: ``edgekit.export(...)``, ``edgekit.probe(...)``.
 """
 
-from edgekit.api.analysing import compare, report
+from edgekit.api.analysing import compare, operators, report
 from edgekit.api.calibrating import calibrate
 from edgekit.api.delivering import push
 from edgekit.api.estimating import check_estimates, estimate
@@ -22,6 +22,7 @@ __all__ = [
     "export",
     "model",
     "models",
+    "operators",
     "probe",
     "pull",
     "push",

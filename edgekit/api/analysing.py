@@ -10,6 +10,7 @@ from edgekit.progress import Progress, silent
 
 if TYPE_CHECKING:
     from edgekit.analysis.comparison import Comparison
+    from edgekit.analysis.operators import Breakdown
 
 
 def compare(runs: Sequence[str | Path], *, baseline: str | None = None) -> Comparison:
@@ -26,6 +27,25 @@ def compare(runs: Sequence[str | Path], *, baseline: str | None = None) -> Compa
     from edgekit.analysis.load import load_run
 
     return compare_runs([load_run(Path(run)) for run in runs], baseline=baseline)
+
+
+def operators(runs: Sequence[str | Path], *, by: Sequence[str] = ("module", "operator")) -> Breakdown:
+    """Where the time of profiled runs went (see :func:`edgekit.probe`, ``profile``).
+
+    Args:
+        runs: run directories.
+        by: what to tell apart: ``module`` (always), ``operator``, ``layer``, ``weights``.
+
+    Returns:
+        Operators with their share of each test's time, prefill and decode apart.
+
+    Raises:
+        InputError: a run is missing or broken, or none was profiled.
+    """
+    from edgekit.analysis.load import load_run
+    from edgekit.analysis.operators import breakdown
+
+    return breakdown([load_run(Path(run)) for run in runs], by)
 
 
 def report(runs: Sequence[str | Path], *, out: str | Path = "report.html", progress: Progress = silent) -> Path:

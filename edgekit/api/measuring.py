@@ -39,6 +39,7 @@ def probe(
     seed: int | None = None,
     sustain_s: float | None = None,
     kernels: Kernels | None = None,
+    profile: bool | None = None,
     out: str | Path = "runs",
     allow_unfaithful: bool = False,
     leave_on_device: bool = False,
@@ -65,6 +66,8 @@ def probe(
             (see :func:`edgekit.analysis.sustained.sustained`); with ``repetitions=0`` nothing else is measured.
         kernels: ``edgekit`` (default) runs our own operators where there are faster ones for the device's
             processor, ``runtime`` the runtime's own everywhere. What really ran is in the run and the comparison.
+        profile: take the times of single operators instead of speeds, for :func:`edgekit.operators`. It slows all
+            that is measured, so such a run is compared with none.
         out: folder of runs.
         allow_unfaithful: measure bundles that failed the gate or the golden check, too.
         leave_on_device: keep a copy of the run on the device, for :func:`pull`.
@@ -89,6 +92,7 @@ def probe(
     from edgekit.probing.planning import check_protocol, default_threads
     from edgekit.probing.session import Session, Target
     from edgekit.schema.integrity import check_bundle
+    from edgekit.schema.operators import OPERATOR_MAP
     from edgekit.schema.storage import check_writable
 
     folders = [Path(bundle) for bundle in bundles]
@@ -106,6 +110,7 @@ def probe(
             "seed": seed,
             "sustain_s": sustain_s,
             "kernels": kernels,
+            "profile": profile,
         },
     )
     target = resolve(device)
@@ -130,8 +135,9 @@ def probe(
                 probe_path=kit.probe_path,
                 library_path=kit.library_path,
                 kernel_paths=kit.kernel_paths,
+                operator_map=folder / OPERATOR_MAP if (folder / OPERATOR_MAP).is_file() else None,
             )
-            for manifest, place, kit in zip(manifests, pushed, installed, strict=True)
+            for folder, manifest, place, kit in zip(folders, manifests, pushed, installed, strict=True)
         ],
         protocol=measured,
         runs_dir=Path(out),

@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "probe": ("edgekit.cli.probe", "Measure bundles on a device."),
     "pull": ("edgekit.cli.pull", "Fetch runs that were left on a device."),
     "compare": ("edgekit.cli.compare", "Compare runs in a table."),
+    "operators": ("edgekit.cli.operators", "Show where the time goes, operator by operator."),
     "report": ("edgekit.cli.report", "Write an HTML report of runs."),
     "models": ("edgekit.cli.models", "List the known models."),
     "calibrate": ("edgekit.cli.calibrate", "Measure what a device can do at best."),

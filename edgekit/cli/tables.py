@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgekit.analysis.comparison import Comparison
     from edgekit.analysis.estimator.predict import Estimate
     from edgekit.analysis.estimator.proof import Prediction
+    from edgekit.analysis.operators import Breakdown
     from edgekit.deploy.doctor import Finding
     from edgekit.deploy.push import PushedBundle
     from edgekit.device.discover import DeviceRecord
@@ -51,6 +52,13 @@ def print_comparison(comparison: Comparison, output: Format) -> None:
         draw(comparison, Console())
     else:
         click.echo(render_comparison(comparison, output), nl=False)
+
+
+def print_operators(found: Breakdown, output: Format) -> None:
+    """Where the time of profiled runs went."""
+    from edgekit.reporting.operators import operator_table
+
+    _show(operator_table(found), output)
 
 
 def print_exports(outcomes: Sequence[ExportOutcome], output: Format) -> None:

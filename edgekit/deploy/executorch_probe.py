@@ -32,6 +32,7 @@ LIBRARIES = (
     "libexecutorch_kernels_quantized.so",
     "libexecutorch_backend_xnnpack.so",
     "libexecutorch_threadpool.so",
+    "libexecutorch_etdump.so",
     "libexecutorch.so",
 )
 
@@ -47,6 +48,8 @@ _COMPILE = (
     "-Wextra",
     "-DC10_USING_CUSTOM_GENERATED_MACROS",
     "-DET_USE_THREADPOOL",
+    # As the package's libraries are built.
+    "-DET_EVENT_TRACER_ENABLED",
     '-DEDGEKIT_RUNTIME="executorch"',
 )
 #: The attention kernel sums in whatever order vectorises; nothing in it is infinite or not a number.
@@ -172,10 +175,12 @@ def _ensure_package(version: str, abi: str, progress: Progress) -> Path:
     """Headers and libraries of a release for an ABI: ``include/`` and ``lib/``."""
     folder = cache_dir() / "runtimes" / "executorch" / version / abi
     package = folder / "package"
-    if package.is_dir():
+    if _whole(package):
         return package
     with locked(folder):
-        if not package.is_dir():
+        if not _whole(package):
+            # Left by an edition of ours that needed fewer libraries.
+            shutil.rmtree(package, ignore_errors=True)
             with scratch(folder) as making:
                 target = making / "package"
                 if not _copy_installed(version, abi, target):
@@ -188,6 +193,10 @@ def _ensure_package(version: str, abi: str, progress: Progress) -> Path:
                 with storage_errors(folder):
                     target.rename(package)
     return package
+
+
+def _whole(package: Path) -> bool:
+    return all((package / "lib" / name).is_file() for name in LIBRARIES)
 
 
 def _copy_installed(version: str, abi: str, target: Path) -> bool:

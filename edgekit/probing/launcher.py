@@ -11,10 +11,12 @@ from typing import Literal
 import msgspec
 
 from edgekit.device.base import Device, checked, printable
+from edgekit.errors import InputError
 from edgekit.probing.golden import judge
 from edgekit.probing.run_writer import EventLog
 from edgekit.schema import codec
 from edgekit.schema.event import Bye, GoldenResult, ProbeFault
+from edgekit.schema.operators import profile_file
 from edgekit.schema.plan import Plan
 from edgekit.schema.run import Launch
 from edgekit.schema.stream import read_stream_file
@@ -25,6 +27,9 @@ LAUNCH_TIMEOUT_S = 3600.0
 
 #: Events of one launch are some kilobytes per trial; a stream beyond this is a fault, not data.
 MAX_EVENT_BYTES = 256 * 1024 * 1024
+
+#: A profile has some hundred bytes per operator and token: thousands of tokens stay below.
+MAX_PROFILE_BYTES = 1024 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,11 @@ def launch_probe(
     received = 0
     flooded = threading.Event()
 
+    command = [probe, "--plan", remote_plan, "--events", "-", "--copy", f"{work_dir}/events.jsonl"]
+    profile = profile_file(plan.artefact)
+    if plan.profile:
+        command += ["--profile", f"{work_dir}/{profile}"]
+
     with EventLog(folder / "events.jsonl") as log:
 
         def keep(chunk: bytes) -> None:
@@ -73,16 +83,35 @@ def launch_probe(
                 flooded.set()
 
         completed = device.stream(
-            [probe, "--plan", remote_plan, "--events", "-", "--copy", f"{work_dir}/events.jsonl"],
+            command,
             on_stdout=keep,
             timeout=LAUNCH_TIMEOUT_S + sum(trial.seconds or 0 for trial in plan.trials),
             cancel=flooded,
         )
     message = "the probe flooded its output and was stopped" if flooded.is_set() else None
+    if plan.profile:
+        fetch_profile(device, f"{work_dir}/{profile}", folder / profile)
     return LaunchOutcome(
         launch=judge_launch(launch, plan, folder, exit_code=completed.exit_code, message=message),
         stderr=completed.stderr,
     )
+
+
+def fetch_profile(device: Device, remote: str, local: Path) -> None:
+    """Fetch what the runtime recorded of its operators; a launch that ended early has left nothing.
+
+    Raises:
+        InputError: it is larger than any profile.
+        DeviceFailedError: the device was lost.
+    """
+    found = device.stat(remote)
+    if found is None:
+        return
+    if found.size > MAX_PROFILE_BYTES:
+        raise InputError(
+            f"pull {remote}: an operator profile of {found.size} bytes", device=device.name, hint="ask for fewer tokens"
+        )
+    device.pull(remote, local)
 
 
 def _put_plan(device: Device, plan: Plan, work_dir: str, remote_plan: str) -> None:

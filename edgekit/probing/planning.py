@@ -194,6 +194,7 @@ def make_plan(
         proportional_hz=protocol.proportional_hz,
         conditions_hz=protocol.conditions_hz,
         power_hz=protocol.power_hz,
+        profile=protocol.profile and not cell.check,
     )
 
 

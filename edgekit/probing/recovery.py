@@ -18,10 +18,11 @@ import msgspec
 
 from edgekit.device.base import Device, checked
 from edgekit.errors import InputError
-from edgekit.probing.launcher import MAX_EVENT_BYTES, judge_launch
+from edgekit.probing.launcher import MAX_EVENT_BYTES, fetch_profile, judge_launch
 from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.schema import codec
 from edgekit.schema.bundle import Bundle
+from edgekit.schema.operators import OPERATOR_MAP, profile_file
 from edgekit.schema.plan import Plan
 from edgekit.schema.run import MANIFEST, Launch, Run
 from edgekit.schema.storage import write_atomically
@@ -44,8 +45,9 @@ def leave_manifests(device: Device, run: Path) -> None:
     """
     remote = f"{runs_dir(device)}/{run.name}"
     checked(device, ["mkdir", "-p", remote], doing=f"make {remote}", hint="is the storage full or read-only?")
-    for name in (MANIFEST, "bundle.json"):
-        device.push(run / name, f"{remote}/{name}")
+    for name in (MANIFEST, "bundle.json", OPERATOR_MAP):
+        if (run / name).is_file():
+            device.push(run / name, f"{remote}/{name}")
 
 
 def remove(device: Device, run_id: str) -> None:
@@ -110,6 +112,8 @@ def _pull_run(device: Device, remote: str, local: Path) -> Path:
             _pull_file(device, f"{remote}/{name}", copy / name, codec.MAX_DOCUMENT_BYTES)
         run = codec.read(copy / MANIFEST, Run)
         codec.read(copy / "bundle.json", Bundle)
+        if run.profiled and device.stat(f"{remote}/{OPERATOR_MAP}") is not None:
+            _pull_file(device, f"{remote}/{OPERATOR_MAP}", copy / OPERATOR_MAP, codec.MAX_DOCUMENT_BYTES)
         found = [_pull_launch(device, f"{remote}/launches/{name}", copy, name) for name in _launches(device, remote)]
         launches = [launch for launch in found if launch is not None]
         if (local / MANIFEST).is_file():
@@ -139,6 +143,9 @@ def _pull_launch(device: Device, remote: str, copy: Path, name: str) -> Launch |
     _pull_file(device, f"{remote}/plan.json", folder / "plan.json", codec.MAX_DOCUMENT_BYTES)
     _pull_file(device, f"{remote}/events.jsonl", folder / "events.jsonl", MAX_EVENT_BYTES)
     plan = codec.read(folder / "plan.json", Plan)
+    if plan.profile:
+        profile = profile_file(plan.artefact)
+        fetch_profile(device, f"{remote}/{profile}", folder / profile)
     index = int(name)
     launch = Launch(
         index=index,

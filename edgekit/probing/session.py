@@ -29,8 +29,10 @@ from edgekit.probing.run_writer import RunWriter, now
 from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.schema import codec
 from edgekit.schema.bundle import Bundle
+from edgekit.schema.operators import OPERATOR_MAP
 from edgekit.schema.protocol import Protocol
 from edgekit.schema.run import Conditions, DeviceFacts, Launch, Run
+from edgekit.schema.storage import write_atomically
 
 #: Launches of one combination that may fail in a row before the session stops: a device that
 #: keeps failing would otherwise be tried for hours.
@@ -48,6 +50,8 @@ class Target:
     library_path: str
     #: Libraries with faster operators than the runtime's own.
     kernel_paths: tuple[str, ...] = ()
+    #: The bundle's operator map on the host, where it has one; a profiled run keeps a copy.
+    operator_map: Path | None = None
 
 
 @dataclass
@@ -234,9 +238,12 @@ class Session:
             launches=[],
             versions=self.versions,
             command=self.command,
+            profiled=self.protocol.profile,
         )
         directory = self.runs_dir / identity
         writer = RunWriter(directory, run, codec.encode(bundle))
+        if run.profiled and target.operator_map is not None:
+            write_atomically(directory / OPERATOR_MAP, target.operator_map.read_bytes())
         recovery.leave_manifests(self.device, directory)
         return writer
 

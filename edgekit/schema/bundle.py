@@ -16,7 +16,8 @@ MANIFEST = "bundle.json"
 
 SourceKind = Literal["hub", "directory", "gguf", "arch"]
 RuntimeName = Literal["onnxruntime", "executorch"]
-FileRole = Literal["model", "weights", "tokenizer", "config", "golden", "license"]
+#: ``operators``: which part of the model each operator belongs to (:mod:`edgekit.schema.operators`).
+FileRole = Literal["model", "weights", "tokenizer", "config", "golden", "license", "operators"]
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):

@@ -192,6 +192,26 @@ class ConditionSamples(Event, frozen=True, kw_only=True, tag="conditions"):
     values: list[list[int | None]]
 
 
+class ProfiledTrial(msgspec.Struct, frozen=True, kw_only=True):
+    """Which forward passes of a profile a trial timed: ``passes`` of them, from number ``first`` on."""
+
+    trial: int
+    first: int
+    passes: int
+
+
+class OperatorProfile(Event, frozen=True, kw_only=True, tag="operator_profile"):
+    """The times of single operators were written to the file that the command line names.
+
+    A launch that was profiled is slower than others; its times are no speed.
+    """
+
+    format: Literal["onnxruntime", "etdump"]
+    #: Forward passes since the model was loaded; the profile has one entry for each.
+    passes: int
+    trials: list[ProfiledTrial]
+
+
 class ProbeFault(Event, frozen=True, kw_only=True, tag="error"):
     """Something failed; the stream may go on (``fatal`` false) or ends with ``bye``.
 
@@ -221,6 +241,7 @@ AnyEvent = (
     | ProportionalSamples
     | Sensors
     | ConditionSamples
+    | OperatorProfile
     | ProbeFault
     | Bye
 )

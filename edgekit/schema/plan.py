@@ -89,3 +89,5 @@ class Plan(Document, frozen=True, kw_only=True):
     power_hz: float = 0.0
     #: Where the device's kernel shows its sensors; the probe finds them there by itself.
     sysfs: str = "/sys"
+    #: The times of single operators are taken, which slows the launch: nothing in it is a speed.
+    profile: bool = False

@@ -59,6 +59,8 @@ class Protocol(Document, frozen=True, kw_only=True):
     sustain_s: float | None = None
     #: ``edgekit`` asks for our kernels; each load's event says what really ran.
     kernels: Kernels = "edgekit"
+    #: Take the times of single operators, which slows all that is measured.
+    profile: bool = False
 
 
 def protocol_names() -> list[str]:

@@ -7,6 +7,8 @@ A run is a directory::
     launches/000/plan.json
     launches/000/events.jsonl
     launches/000/stderr.txt
+    operators.json      of a profiled run: copy of the bundle's operator map
+    launches/000/profile.json or profile.etdp    of a profiled run: what the runtime recorded
 
 The raw events are kept for ever; everything else is derived from them.
 """
@@ -118,3 +120,5 @@ class Run(Document, frozen=True, kw_only=True):
     launches: list[Launch]
     versions: dict[str, str]
     command: list[str]
+    #: Operators were timed, which slows everything: nothing in this run is a speed.
+    profiled: bool = False

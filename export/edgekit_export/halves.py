@@ -9,12 +9,15 @@ import msgspec
 
 from edgekit.errors import MissingToolError, UnsupportedError
 from edgekit.progress import Progress
+from edgekit.schema import codec
 from edgekit.schema.bundle import FileRole, OnnxInterface, Runtime, RuntimeName
+from edgekit.schema.operators import OPERATOR_MAP, OperatorMap
 from edgekit.schema.recipe import RecipeProfile
 from edgekit_export.fingerprint import versions
 from edgekit_export.gate.reference import Reference
 from edgekit_export.onnx import build_template, write_model
 from edgekit_export.onnx.files import runtime_options
+from edgekit_export.onnx.modules import operator_map
 from edgekit_export.sources import ModelSource
 
 _INSTALL_EXECUTORCH = "pip install 'edgekit-slm[executorch]'"
@@ -93,9 +96,11 @@ class OnnxHalf:
     ) -> HalfWritten:
         """The graph and its external data."""
         written = write_model(traced, source.tensors, profile, directory, progress, energy=reference.energy)
+        labels = operator_map(written.model, traced)
+        (directory / OPERATOR_MAP).write_bytes(codec.encode(labels))
         return HalfWritten(
             model=written.model,
-            files={written.model.name: "model", written.weights.name: "weights"},
+            files={written.model.name: "model", written.weights.name: "weights", OPERATOR_MAP: "operators"},
             runtime=Runtime(
                 name=self.name,
                 backend="cpu",
@@ -152,9 +157,11 @@ class ExecutorchHalf:
         written = write_program(
             traced, source.tensors, profile, path, tied=source.tied, energy=reference.energy, progress=progress
         )
+        labels = OperatorMap(schema_version=OperatorMap.SCHEMA_VERSION, runtime=self.name, operators=written.labels)
+        (directory / OPERATOR_MAP).write_bytes(codec.encode(labels))
         return HalfWritten(
             model=path,
-            files={path.name: "model"},
+            files={path.name: "model", OPERATOR_MAP: "operators"},
             runtime=Runtime(
                 name=self.name,
                 backend="xnnpack",

@@ -2,10 +2,14 @@
 
 #include <sys/stat.h>
 
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <optional>
 #include <vector>
 
+#include <executorch/devtools/etdump/etdump_flatcc.h>
 #include <executorch/extension/data_loader/mmap_data_loader.h>
 #include <executorch/extension/memory_allocator/malloc_memory_allocator.h>
 #include <executorch/runtime/core/exec_aten/exec_aten.h>
@@ -99,7 +103,8 @@ class ExecutorchModel {
     }
     planned_memory_.emplace(et::Span<et::Span<std::uint8_t>>(spans_.data(), spans_.size()));
     manager_.emplace(&method_memory_, &*planned_memory_, &temporary_memory_);
-    method_.emplace(checked(program_.load_method(kMethod, &*manager_),
+    if (!artefact.profile_path.empty()) tracer_.emplace();
+    method_.emplace(checked(program_.load_method(kMethod, &*manager_, tracer_ ? &*tracer_ : nullptr),
                             "load " + artefact.model_path + " (an operator the probe lacks, or a delegate's data is damaged)"));
     tokens_.resize(static_cast<std::size_t>(artefact.context_length));
     positions_.resize(tokens_.size());
@@ -128,6 +133,19 @@ class ExecutorchModel {
   void rewind(std::int64_t positions) { past_ = positions; }
 
   float logit(std::int64_t id) const { return logits_[id]; }
+
+  void write_profile() {
+    const executorch::etdump::ETDumpResult dump = tracer_->get_etdump_data();
+    const std::unique_ptr<void, void (*)(void*)> held(dump.buf, &std::free);
+    const auto failed = [this](const char* why) {
+      return Fault(Exit::kRun, "profile", "write the operators' times to " + artefact_.profile_path + ": " + why);
+    };
+    if (!dump.buf) throw failed("ExecuTorch recorded none");
+    std::FILE* file = std::fopen(artefact_.profile_path.c_str(), "wb");
+    if (!file) throw failed(std::strerror(errno));
+    const bool written = std::fwrite(dump.buf, 1, dump.size, file) == dump.size;
+    if (std::fclose(file) != 0 || !written) throw failed(std::strerror(errno));
+  }
 
  private:
   using TensorSize = executorch::aten::SizesType;
@@ -164,6 +182,7 @@ class ExecutorchModel {
   std::vector<et::Span<std::uint8_t>> spans_;
   std::optional<et::HierarchicalAllocator> planned_memory_;
   std::optional<et::MemoryManager> manager_;
+  std::optional<executorch::etdump::ETDumpGen> tracer_;
   std::optional<et::Method> method_;
   std::vector<std::int64_t> tokens_;
   std::vector<std::int64_t> positions_;
@@ -189,6 +208,7 @@ void ExecutorchEngine::load(const Artefact& artefact, int threads, std::int64_t 
   if (positions > artefact.context_length)
     throw Fault(Exit::kPlan, "too_long", "the plan needs " + std::to_string(positions) + " positions");
   model_ = std::make_unique<ExecutorchModel>(artefact, threads);
+  passes_ = 0;
 }
 
 void ExecutorchEngine::unload() { model_.reset(); }
@@ -197,12 +217,19 @@ std::int64_t* ExecutorchEngine::prepare_prefill(std::int64_t count) { return mod
 
 void ExecutorchEngine::prefill() {
   if (cancelled_) throw Fault(Exit::kRun, "run", "cancelled");
+  ++passes_;
   model_->run_prepared();
 }
 
 void ExecutorchEngine::step(std::int64_t token) {
   if (cancelled_) throw Fault(Exit::kRun, "run", "cancelled");
+  ++passes_;
   model_->step(token);
+}
+
+const char* ExecutorchEngine::write_profile() {
+  model_->write_profile();
+  return "etdump";
 }
 
 float ExecutorchEngine::logit(std::int64_t id) const { return model_->logit(id); }

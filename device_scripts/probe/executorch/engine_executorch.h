@@ -24,6 +24,7 @@ class ExecutorchEngine : public Engine {
   std::int64_t* prepare_prefill(std::int64_t count) override;
   void prefill() override;
   void step(std::int64_t token) override;
+  const char* write_profile() override;
   float logit(std::int64_t id) const override;
   // ExecuTorch cannot stop inside a pass: the next pass fails instead, and passes are short.
   void cancel() override { cancelled_ = true; }

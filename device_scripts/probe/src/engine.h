@@ -40,11 +40,21 @@ class Engine {
   // One forward pass over one token, appended to the cache. Allocates nothing of its own.
   virtual void step(std::int64_t token) = 0;
 
+  // Forward passes since load(): what an operator profile numbers its passes by.
+  std::int64_t passes() const { return passes_; }
+
+  // Writes the times of all operators since load() to the artefact's profile_path and ends their recording; returns
+  // the name of the format. Throws Fault (profile).
+  virtual const char* write_profile() = 0;
+
   // Logits of the last position of the last pass, one per vocabulary entry.
   virtual float logit(std::int64_t id) const = 0;
 
   // Makes a pass under way fail soon. Called from another thread.
   virtual void cancel() = 0;
+
+ protected:
+  std::int64_t passes_ = 0;
 };
 
 // The engine for the plan's runtime, its library loaded. Throws Fault (runtime).

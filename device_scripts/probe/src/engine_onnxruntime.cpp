@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 
 #include "fault.h"
@@ -135,6 +136,8 @@ void OrtModel::create_session(const ort::Env* env, int threads) {
   for (const std::string& path : artefact_.kernel_libraries)
     check(api_.register_custom_ops_library(options.get(), path.c_str()), Exit::kRuntime, "runtime",
           "load the kernel library " + path);
+  if (!artefact_.profile_path.empty())
+    model(api_.enable_profiling(options.get(), artefact_.profile_path.c_str()));
   model(api_.create_session(env, artefact_.model_path.c_str(), options.get(), session_.out()));
 }
 
@@ -228,6 +231,21 @@ void OrtModel::cancel() const {
   if (ort::Status* status = api_.run_options_set_terminate(run_options_.get())) api_.release_status(status);
 }
 
+void OrtModel::write_profile() const {
+  const auto profile = [this](ort::Status* status) {
+    check(status, Exit::kRun, "profile", "write the operators' times to " + artefact_.profile_path);
+  };
+  ort::Allocator* allocator = nullptr;
+  char* made = nullptr;
+  profile(api_.get_allocator_with_default_options(&allocator));
+  profile(api_.session_end_profiling(session_.get(), allocator, &made));
+  const std::string file = made ? made : "";
+  profile(api_.allocator_free(allocator, made));
+  // The runtime adds the date to the name.
+  if (std::rename(file.c_str(), artefact_.profile_path.c_str()) != 0)
+    throw Fault(Exit::kRun, "profile", "rename " + file + ": " + std::strerror(errno));
+}
+
 OnnxRuntimeEngine::OnnxRuntimeEngine(const Artefact& artefact)
     : library_(artefact.library_path), env_(library_.api()) {
   if (ort::Status* status =
@@ -241,6 +259,12 @@ OnnxRuntimeEngine::OnnxRuntimeEngine(const Artefact& artefact)
 void OnnxRuntimeEngine::load(const Artefact& artefact, int threads, std::int64_t positions) {
   model_ = std::make_unique<OrtModel>(library_, env_.get(), artefact, threads, positions);
   running_ = model_.get();
+  passes_ = 0;
+}
+
+const char* OnnxRuntimeEngine::write_profile() {
+  model_->write_profile();
+  return "onnxruntime";
 }
 
 void OnnxRuntimeEngine::unload() {

@@ -102,6 +102,7 @@ class OrtModel {
   // What the kernel libraries say they run of this model.
   std::vector<std::string> kernels() const;
   void cancel() const;
+  void write_profile() const;
 
   // For the bare loop that the probe's overhead is measured against.
   const ort::Api& api() const { return api_; }
@@ -157,8 +158,15 @@ class OnnxRuntimeEngine : public Engine {
   std::vector<std::string> kernels() const override { return model_->kernels(); }
   void rewind(std::int64_t positions) override { model_->rewind(positions); }
   std::int64_t* prepare_prefill(std::int64_t count) override;
-  void prefill() override { model_->run_prefill(); }
-  void step(std::int64_t token) override { model_->run_step(token); }
+  void prefill() override {
+    ++passes_;
+    model_->run_prefill();
+  }
+  void step(std::int64_t token) override {
+    ++passes_;
+    model_->run_step(token);
+  }
+  const char* write_profile() override;
   float logit(std::int64_t id) const override { return model_->logit(id); }
   void cancel() override;
   const OrtModel& model() const { return *model_; }

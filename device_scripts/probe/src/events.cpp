@@ -248,6 +248,22 @@ void EventStream::conditions(const ConditionColumns& columns, std::size_t first)
   send(json);
 }
 
+void EventStream::profile(const char* format, std::int64_t passes, const std::vector<ProfiledTrial>& trials) {
+  JsonWriter json = event("operator_profile");
+  json.key("format").value(format);
+  json.key("passes").value(passes);
+  json.key("trials").begin_array();
+  for (const ProfiledTrial& trial : trials) {
+    json.begin_object();
+    json.key("trial").value(trial.trial);
+    json.key("first").value(trial.first);
+    json.key("passes").value(trial.passes);
+    json.end_object();
+  }
+  json.end_array();
+  send(json);
+}
+
 void EventStream::error(const std::string& code, const std::string& message, bool fatal) {
   JsonWriter json = event("error");
   json.key("code").value(code);

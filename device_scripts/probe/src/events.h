@@ -24,6 +24,13 @@ struct TrialTimes {
   RegionUse use;
 };
 
+// Which of the profiled passes a trial timed.
+struct ProfiledTrial {
+  std::int64_t trial = 0;
+  std::int64_t first = 0;
+  std::int64_t passes = 0;
+};
+
 struct LoadResult {
   int load = 0;
   std::optional<double> resident_before;
@@ -57,6 +64,7 @@ class EventStream {
   void proportional(const std::vector<ProportionalSample>& samples);
   // `first` is the place of the first column's sensor.
   void conditions(const ConditionColumns& columns, std::size_t first);
+  void profile(const char* format, std::int64_t passes, const std::vector<ProfiledTrial>& trials);
   void error(const std::string& code, const std::string& message, bool fatal);
   void bye(const char* reason, int trials_done);
 

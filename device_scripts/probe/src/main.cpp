@@ -1,4 +1,5 @@
-// edgekit-probe --plan plan.json --events events.jsonl|- [--copy copy.jsonl]
+// edgekit-probe --plan plan.json --events events.jsonl|- [--copy copy.jsonl] [--profile operators]
+// edgekit-probe --clock
 //
 // Reads a plan, streams events. ../README.md documents the exit codes.
 
@@ -11,6 +12,7 @@
 #include <new>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "affinity.h"
 #include "clock.h"
@@ -27,12 +29,15 @@
 namespace edgekit {
 namespace {
 
-constexpr const char* kUsage = "usage: edgekit-probe --plan PLAN.json --events EVENTS.jsonl|- [--copy COPY.jsonl]\n";
+constexpr const char* kUsage =
+    "usage: edgekit-probe --plan PLAN.json --events EVENTS.jsonl|- [--copy COPY.jsonl] [--profile OPERATORS]\n"
+    "       edgekit-probe --clock\n";
 
 struct Arguments {
   std::string plan;
   std::string events;
   std::string copy;
+  std::string profile;
 };
 
 bool parse_arguments(int argc, char** argv, Arguments& out) {
@@ -41,6 +46,7 @@ bool parse_arguments(int argc, char** argv, Arguments& out) {
     if (std::strcmp(argv[i], "--plan") == 0) out.plan = argv[i + 1];
     else if (std::strcmp(argv[i], "--events") == 0) out.events = argv[i + 1];
     else if (std::strcmp(argv[i], "--copy") == 0) out.copy = argv[i + 1];
+    else if (std::strcmp(argv[i], "--profile") == 0) out.profile = argv[i + 1];
     else return false;
   }
   return !out.plan.empty() && !out.events.empty();
@@ -51,7 +57,8 @@ class Launch {
  public:
   explicit Launch(EventStream& events) : events_(events) {}
 
-  void run(const std::string& plan_path);
+  // `profile_path`: where the times of single operators go, or empty.
+  void run(const std::string& plan_path, const std::string& profile_path);
   void flush_samples();
   int trials_done() const { return trials_done_; }
 
@@ -66,6 +73,7 @@ class Launch {
   // Threads that do not compute: ours, and those the runtime's library keeps beside its sessions.
   std::set<int> helpers_;
   int trials_done_ = 0;
+  std::vector<ProfiledTrial> profiled_;
 };
 
 void Launch::flush_samples() {
@@ -98,23 +106,30 @@ void Launch::run_trials(const Plan& plan) {
   for (const Trial& trial : plan.trials) {
     stop_if_asked();
     events_.trial_start(trial.id);
+    const auto tell = [&](const TrialTimes& times) {
+      events_.trial(times);
+      const auto passes = static_cast<std::int64_t>(times.token_ns.size());
+      profiled_.push_back({trial.id, engine_->passes() - passes, passes});
+      flush_samples();
+    };
     const TrialTimes* times = &runner.run(trial);
-    events_.trial(*times);
-    flush_samples();
+    tell(*times);
     if (trial.seconds) {
       const std::int64_t end_ns = times->start_ns + static_cast<std::int64_t>(*trial.seconds * 1e9);
       while (times->end_ns < end_ns) {
         times = &runner.run_again(trial);
-        events_.trial(*times);
-        flush_samples();
+        tell(*times);
       }
     }
     ++trials_done_;
   }
 }
 
-void Launch::run(const std::string& plan_path) {
-  const Plan plan = read_plan(plan_path);
+void Launch::run(const std::string& plan_path, const std::string& profile_path) {
+  Plan plan = read_plan(plan_path);
+  plan.artefact.profile_path = profile_path;
+  if (!profile_path.empty() && plan.loads != 1)
+    throw Fault(Exit::kPlan, "unsupported", "operators are profiled in launches that load the model once");
   // Before any thread exists: threads inherit it, the runtime's too.
   if (plan.affinity) set_affinity(*plan.affinity);
   // The signals are blocked before the runtime starts threads that would otherwise take them.
@@ -135,6 +150,10 @@ void Launch::run(const std::string& plan_path) {
     flush_samples();
   }
   run_trials(plan);
+  if (!profile_path.empty()) {
+    const std::int64_t passes = engine_->passes();
+    events_.profile(engine_->write_profile(), passes, profiled_);
+  }
 }
 
 // A stream always begins with hello, also when there is nothing to say about the runtime.
@@ -165,7 +184,7 @@ int run(const Arguments& arguments) {
   EventStream events(arguments.events, arguments.copy);
   Launch* launch = new Launch(events);
   try {
-    launch->run(arguments.plan);
+    launch->run(arguments.plan, arguments.profile);
     return end(events, *launch, "done", Exit::kDone);
   } catch (const Terminated&) {
     greet(events);
@@ -183,6 +202,11 @@ int run(const Arguments& arguments) {
 }  // namespace edgekit
 
 int main(int argc, char** argv) {
+  if (argc == 2 && std::strcmp(argv[1], "--clock") == 0) {
+    // For the host, which notes its own clock before and after: the events' clock now.
+    std::printf("%lld\n", static_cast<long long>(edgekit::now_ns()));
+    return 0;
+  }
   edgekit::Arguments arguments;
   if (!edgekit::parse_arguments(argc, argv, arguments)) {
     std::fputs(edgekit::kUsage, stderr);

@@ -57,6 +57,7 @@ struct Api {
   Entry<7, Status*(const Env*, const char* path, const SessionOptions*, Session**)> create_session;
   Entry<10, Status*(SessionOptions**)> create_session_options;
   Entry<13, Status*(SessionOptions*, ExecutionMode)> set_session_execution_mode;
+  Entry<14, Status*(SessionOptions*, const char* prefix)> enable_profiling;
   Entry<17, Status*(SessionOptions*)> disable_mem_pattern;
   Entry<19, Status*(SessionOptions*)> disable_cpu_mem_arena;
   Entry<22, Status*(SessionOptions*, int level)> set_session_log_severity_level;
@@ -69,6 +70,8 @@ struct Api {
                     Element, Value**)>
       create_tensor_with_data;
   Entry<69, Status*(AllocatorType, MemoryType, MemoryInfo**)> create_cpu_memory_info;
+  Entry<76, Status*(Allocator*, void*)> allocator_free;
+  Entry<78, Status*(Allocator**)> get_allocator_with_default_options;
   Entry<92, void(Env*)> release_env;
   Entry<93, void(Status*)> release_status;
   Entry<94, void(MemoryInfo*)> release_memory_info;
@@ -76,6 +79,7 @@ struct Api {
   Entry<96, void(Value*)> release_value;
   Entry<97, void(RunOptions*)> release_run_options;
   Entry<100, void(SessionOptions*)> release_session_options;
+  Entry<110, Status*(Session*, Allocator*, char** file)> session_end_profiling;
   Entry<130, Status*(SessionOptions*, const char* key, const char* value)> add_session_config_entry;
   Entry<133, Status*(Session*, const RunOptions*, const IoBinding*)> run_with_binding;
   Entry<134, Status*(Session*, IoBinding**)> create_io_binding;
@@ -90,6 +94,7 @@ struct Api {
     create_session.bind(table);
     create_session_options.bind(table);
     set_session_execution_mode.bind(table);
+    enable_profiling.bind(table);
     disable_mem_pattern.bind(table);
     disable_cpu_mem_arena.bind(table);
     set_session_log_severity_level.bind(table);
@@ -100,6 +105,8 @@ struct Api {
     run_options_set_terminate.bind(table);
     create_tensor_with_data.bind(table);
     create_cpu_memory_info.bind(table);
+    allocator_free.bind(table);
+    get_allocator_with_default_options.bind(table);
     release_env.bind(table);
     release_status.bind(table);
     release_memory_info.bind(table);
@@ -107,6 +114,7 @@ struct Api {
     release_value.bind(table);
     release_run_options.bind(table);
     release_session_options.bind(table);
+    session_end_profiling.bind(table);
     add_session_config_entry.bind(table);
     run_with_binding.bind(table);
     create_io_binding.bind(table);

@@ -35,6 +35,8 @@ struct Artefact {
   std::vector<std::pair<std::string, std::string>> session_config;
   // Libraries with further operators or kernels, registered before the model is loaded.
   std::vector<std::string> kernel_libraries;
+  // Where the times of single operators go; empty: they are not taken. Not in the plan: the command line says it.
+  std::string profile_path;
 };
 
 struct Trial {

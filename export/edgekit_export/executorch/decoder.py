@@ -42,7 +42,7 @@ def build_decoder(config: PretrainedConfig, *, context: int, progress: Progress 
     plan = plan_trace(config)
     progress(ProgressEvent("trace", detail=f"{len(plan.layers)} of {len(plan.kinds)} layers for ExecuTorch"))
     vocabulary = (TRACE_VOCABULARY, config.vocab_size) if config.vocab_size > TRACE_VOCABULARY else (-1, -1)
-    lowered = Lowering(trace(plan, context), vocabulary=vocabulary)
+    lowered = Lowering(trace(plan, context), prefix=plan.prefix, vocabulary=vocabulary)
     examples: dict[int, tuple[int, Section]] = {}
     for index, layer in enumerate(plan.layers):
         section = tidied(lowered.layers[index])

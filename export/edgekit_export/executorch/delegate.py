@@ -35,6 +35,8 @@ class Delegate:
     blob: bytes
     keys: list[str]
     operations: dict[str, int] = field(default_factory=dict)
+    #: Kind of each node, and the operation that it is (a part of).
+    nodes: list[tuple[str, Op]] = field(default_factory=list)
 
 
 class NamedData:
@@ -79,11 +81,14 @@ class _Builder:
         self._data = [schema.ConstantDataOffset(offset=0, size=0, named_key="")]
         self._keys: list[str] = []
         self._operations: dict[str, int] = {}
+        self._current = ops[0]
+        self._made: list[tuple[str, Op]] = []
 
     def build(self) -> Delegate:
         for value in self._inputs:
             self._value(value)
         for op in self._ops:
+            self._current = op
             self._node(op)
         graph = schema.XNNGraph(
             version=_VERSION,
@@ -95,7 +100,7 @@ class _Builder:
             constant_data=self._data,
         )
         blob = serialize_xnnpack_binary(graph, bytearray())
-        return Delegate(self._inputs, self._outputs, bytes(blob), self._keys, self._operations)
+        return Delegate(self._inputs, self._outputs, bytes(blob), self._keys, self._operations, self._made)
 
     # -- values --------------------------------------------------------------------------------------------
 
@@ -196,6 +201,7 @@ class _Builder:
 
     def _append(self, kind: str, union: Any) -> None:
         self._operations[kind] = self._operations.get(kind, 0) + 1
+        self._made.append((kind, self._current))
         self._nodes.append(schema.XNode(xnode_union=union, debug_handle=len(self._nodes), output_min_max=None))
 
     def _node(self, op: Op) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from edgekit.schema.operators import Module
+
 #: ``None`` stands for the number of tokens in the call.
 Shape = tuple[int | None, ...]
 
@@ -56,6 +58,9 @@ class Op:
     inputs: tuple[Operand, ...]
     output: Value
     attributes: dict[str, Any] = field(default_factory=dict, compare=True)
+    #: The part of the model that it computes, and its layer; for profiles.
+    module: Module = field(default="other", compare=False)
+    layer: int | None = field(default=None, compare=False)
 
 
 #: Operations that ExecuTorch's own kernels or ours run; all others go into XNNPACK delegates.
@@ -91,7 +96,9 @@ def renamed(section: Section, *, suffix: str, prefix: str, old: int, new: int, s
         attributes = dict(op.attributes)
         if "layer" in attributes:
             attributes["layer"] = new
-        ops.append(Op(op.kind, tuple(operand(item) for item in op.inputs), value(op.output), attributes))
+        inputs = tuple(operand(item) for item in op.inputs)
+        layer = new if new >= 0 else None
+        ops.append(Op(op.kind, inputs, value(op.output), attributes, module=op.module, layer=layer))
     return Section(tuple(ops), source, value(section.result))
 
 

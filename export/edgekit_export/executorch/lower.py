@@ -13,7 +13,9 @@ from typing import Any
 import torch
 
 from edgekit.errors import UnsupportedError
+from edgekit.schema.operators import Module
 from edgekit_export.executorch.graph import Literal, Op, Operand, Parameter, Section, Shape, Value
+from edgekit_export.executorch.modules import ModuleNames
 from edgekit_export.executorch.trace import Trace
 
 _END = 2**62
@@ -30,7 +32,7 @@ class _Seen:
 class Lowering:
     """Sections of a traced model: ``embed``, ``layers`` in traced order, ``head``."""
 
-    def __init__(self, trace: Trace, *, vocabulary: tuple[int, int]) -> None:
+    def __init__(self, trace: Trace, *, prefix: str, vocabulary: tuple[int, int]) -> None:
         self._trace = trace
         self._traced_vocabulary, self._vocabulary = vocabulary
         self._seen: dict[torch.fx.Node, Any] = {}
@@ -41,7 +43,10 @@ class Lowering:
         self.layers: list[Section] = []
         self.rotary: dict[str, torch.Tensor] = {}
         self._after_layers = sum(1 for node in trace.graph.nodes if _is(node, "edgekit.mark") and node.args[2])
+        modules = ModuleNames(trace.graph, prefix)
+        self._module: Module = "other"
         for node in trace.graph.nodes:
+            self._module = modules(node)
             self._visit(node)
 
     # -- the walk ------------------------------------------------------------------------------------------
@@ -354,7 +359,7 @@ class Lowering:
         attributes: dict[str, Any] | None = None,
     ) -> _Seen:
         output = self._new(shape)
-        self._ops.append(Op(kind, inputs, output, attributes or {}))
+        self._ops.append(Op(kind, inputs, output, attributes or {}, module=self._module))
         return _Seen(output, swapped)
 
     def _new(self, shape: Shape) -> Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,9 +10,10 @@ import torch
 from executorch.exir import schema
 from executorch.exir.scalar_type import ScalarType
 
+from edgekit.schema.operators import Module, OperatorLabel
 from edgekit_export.executorch.decoder import Decoder
 from edgekit_export.executorch.delegate import Delegate, NamedData, build_delegate
-from edgekit_export.executorch.graph import OUTSIDE, Op, Operand, Shape, Value
+from edgekit_export.executorch.graph import OUTSIDE, Op, Operand, Parameter, Shape, Value
 
 #: ExecuTorch aligns planned tensors so.
 _ALIGN = 64
@@ -46,6 +48,7 @@ class Assembled:
         planned_bytes: memory for activations and cache, which ExecuTorch allocates at once.
         cache_bytes: of these, the cache.
         operators: calls by operator name, the delegates' own operations among them as ``xnnpack::NAME``.
+        labels: what each of them belongs to, in the order of execution.
     """
 
     plan: schema.ExecutionPlan
@@ -53,6 +56,7 @@ class Assembled:
     planned_bytes: int
     cache_bytes: int
     operators: dict[str, int] = field(default_factory=dict)
+    labels: list[OperatorLabel] = field(default_factory=list)
 
 
 def assemble(
@@ -98,6 +102,9 @@ class _Assembler:
         ]
         self._cache_bytes = sum(2 * 4 * self._context * heads * dim for heads, dim in cache)
         self._uses: dict[str, int] = {}
+        self._labels: list[OperatorLabel] = []
+        #: The operation whose kernels are being called.
+        self._current: Op | None = None
 
     def run(self) -> Assembled:
         self._lookup_positions()
@@ -112,6 +119,7 @@ class _Assembler:
             if op.kind in OUTSIDE:
                 self._flush(pending, index, last_use)
                 pending = []
+                self._current = op
                 getattr(self, f"_{op.kind}")(op)
             else:
                 pending.append(op)
@@ -131,7 +139,7 @@ class _Assembler:
             delegates=[],
             non_const_buffer_sizes=[0, planned],
         )
-        return Assembled(plan, self._delegates, planned, self._cache_bytes, self._calls)
+        return Assembled(plan, self._delegates, planned, self._cache_bytes, self._calls, self._labels)
 
     # -- values --------------------------------------------------------------------------------------------
 
@@ -188,8 +196,9 @@ class _Assembler:
         index = self._operators.setdefault((name, overload), len(self._operators))
         for argument in arguments:
             self._touch(argument, len(self._instructions))
-        self._instructions.append(schema.Instruction(schema.KernelCall(op_index=index, args=arguments)))
         full = f"{name}.{overload}" if overload else name
+        self._label(str(len(self._instructions)), full, self._current)
+        self._instructions.append(schema.Instruction(schema.KernelCall(op_index=index, args=arguments)))
         self._calls[full] = self._calls.get(full, 0) + 1
 
     # -- instructions --------------------------------------------------------------------------------------
@@ -249,12 +258,24 @@ class _Assembler:
         arguments += [self._new(value) for value in delegate.outputs]
         for argument in arguments:
             self._touch(argument, when)
+        for number, (kind, op) in enumerate(delegate.nodes):
+            self._label(f"{when}.{number}", kind, op)
         call = schema.DelegateCall(delegate_index=len(self._delegates), args=arguments)
         self._instructions.append(schema.Instruction(call))
         self._delegates.append(delegate)
         self._calls["XnnpackBackend"] = self._calls.get("XnnpackBackend", 0) + 1
         for name, count in delegate.operations.items():
             self._calls[f"xnnpack::{name}"] = self._calls.get(f"xnnpack::{name}", 0) + count
+
+    def _label(self, key: str, operator: str, op: Op | None) -> None:
+        module: Module = op.module if op else "other"
+        layer = op.layer if op else None
+        # Rounding a product's input comes before its weights are read.
+        reads = op is not None and operator != "Convert"
+        names = [item.name for item in op.inputs if isinstance(item, Parameter)] if op and reads else []
+        inside = [re.sub(r"^.*?\.\d+\.", "", name) if layer is not None else name for name in names]
+        weights = "+".join(name.partition("+")[0].removesuffix(".weight") for name in inside)
+        self._labels.append(OperatorLabel(key=key, operator=operator, module=module, layer=layer, weights=weights))
 
     # -- memory --------------------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from edgekit_export.executorch.graph import Literal, Op, Section, Value
 
 
@@ -33,7 +35,7 @@ def _with_folded_bias(section: Section) -> Section:
             continue
         if isinstance(product.inputs[1], Literal) and product.inputs[1].shape[0] == 1:
             ops[before] = None
-            ops[index] = Op(product.kind, (*product.inputs, constant), op.output, product.attributes)
+            ops[index] = replace(product, inputs=(*product.inputs, constant), output=op.output)
     return Section(tuple(op for op in ops if op is not None), section.source, section.result)
 
 

@@ -15,6 +15,7 @@ from executorch.exir.scalar_type import ScalarType
 
 from edgekit.errors import UnsupportedError
 from edgekit.progress import Progress, ProgressEvent, silent
+from edgekit.schema.operators import OperatorLabel
 from edgekit.schema.recipe import RecipeProfile
 from edgekit_export.executorch.decoder import Decoder
 from edgekit_export.executorch.delegate import NamedData
@@ -35,7 +36,7 @@ class Written:
     """What was written.
 
     ``operators`` counts calls by name; ``planned_bytes`` includes ``kv_cache_bytes``;
-    ``bits_per_weight`` is over the source's unique parameters.
+    ``bits_per_weight`` is over the source's unique parameters. ``labels`` say what each operator belongs to.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Written:
     kv_cache_bytes: int
     bits_per_weight: float
     delegates: int
+    labels: list[OperatorLabel]
 
 
 class _Data:
@@ -266,6 +268,7 @@ def write_program(
         kv_cache_bytes=assembled.cache_bytes,
         bits_per_weight=8 * binder.weight_bytes / unique,
         delegates=len(assembled.delegates),
+        labels=assembled.labels,
     )
 
 
