@@ -139,6 +139,35 @@ class ProportionalSamples(Event, frozen=True, kw_only=True, tag="proportional"):
     swap: list[int]
 
 
+class Footprint(Event, frozen=True, kw_only=True, tag="footprint"):
+    """Whose memory was resident at one moment between timed regions, from ``/proc/self/smaps``; bytes.
+
+    ``weights_file``, ``other_file``, ``anon`` and ``other`` add up to ``rss``. ``cache`` and ``buffers`` are the
+    resident parts, within ``anon``, of memory that the probe's engine knows to be the key-value cache, and tensors
+    and planned memory; ``cache_size`` and ``buffers_size`` are their whole sizes.
+    """
+
+    #: Before and after a load, after the golden check, after the trial ``trial``.
+    moment: Literal["start", "loaded", "golden", "trial"]
+    trial: int | None = None
+    at_ns: int
+    rss: int
+    pss: int
+    swap: int
+    #: File pages of the model's folder, and of all other files.
+    weights_file: int
+    other_file: int
+    anon: int
+    other: int
+    cache: int
+    cache_size: int
+    buffers: int
+    buffers_size: int
+    #: What the runtime's allocator has handed out, and taken from the system for that; None where it does not tell.
+    allocated: int | None = None
+    reserved: int | None = None
+
+
 #: ``frequency_limit`` is the highest rate that the kernel allows now (it lowers it when the device is hot);
 #: ``external_power`` is 1 while a charger is connected.
 SensorKind = Literal[
@@ -239,6 +268,7 @@ AnyEvent = (
     | TrialResult
     | MemorySamples
     | ProportionalSamples
+    | Footprint
     | Sensors
     | ConditionSamples
     | OperatorProfile

@@ -20,6 +20,7 @@ from edgekit.schema.event import (
     AnyEvent,
     Bye,
     ConditionSamples,
+    Footprint,
     Hello,
     Loaded,
     MemorySamples,
@@ -250,7 +251,18 @@ def _contradiction(event: AnyEvent) -> str | None:
         return _columns_contradiction(event.at_ns, [event.took_ns, event.rss, event.pss, event.uss, event.swap])
     if isinstance(event, ConditionSamples):
         return _conditions_contradiction(event)
+    if isinstance(event, Footprint):
+        return _footprint_contradiction(event)
     return None
+
+
+def _footprint_contradiction(event: Footprint) -> str | None:
+    parts = [event.weights_file, event.other_file, event.anon, event.other]
+    known = [event.cache, event.cache_size, event.buffers, event.buffers_size]
+    told = [size for size in (event.allocated, event.reserved) if size is not None]
+    if not _plausible([event.at_ns, event.rss, event.pss, event.swap, *parts, *known, *told]):
+        return "a size is no byte count"
+    return None if sum(parts) == event.rss else "its parts do not add up"
 
 
 def _columns_contradiction(at_ns: list[int], columns: list[list[int]]) -> str | None:

@@ -1,7 +1,9 @@
 #include "engine_executorch.h"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -20,6 +22,7 @@
 #include <executorch/runtime/platform/runtime.h>
 
 #include "../src/fault.h"
+#include "cache_tensors.h"
 #include "threadpool.h"
 
 namespace edgekit {
@@ -147,6 +150,38 @@ class ExecutorchModel {
     if (std::fclose(file) != 0 || !written) throw failed(std::strerror(errno));
   }
 
+  // The cache lies between the other planned tensors: they are what of the planned memory it leaves over.
+  EngineMemory memory() const {
+    EngineMemory out;
+    for (const CacheTensor& tensor : cache_tensors())
+      out.cache.push_back({tensor.begin, tensor.row_bytes * tensor.positions});
+    std::sort(out.cache.begin(), out.cache.end(),
+              [](const MemoryRange& a, const MemoryRange& b) { return a.begin < b.begin; });
+    for (const et::Span<std::uint8_t>& span : spans_) {
+      const std::uint8_t* at = span.data();
+      const std::uint8_t* const end = at + span.size();
+      for (const MemoryRange& tensor : out.cache) {
+        const auto* begin = static_cast<const std::uint8_t*>(tensor.begin);
+        if (begin < at || begin >= end) continue;
+        out.buffers.push_back({at, static_cast<std::size_t>(begin - at)});
+        at = begin + tensor.bytes;
+      }
+      if (at < end) out.buffers.push_back({at, static_cast<std::size_t>(end - at)});
+    }
+    return out;
+  }
+
+  // Known from the first pass on; that one makes its pages itself.
+  void reserve(std::int64_t positions) const {
+    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    for (const CacheTensor& tensor : cache_tensors()) {
+      auto* bytes = static_cast<volatile unsigned char*>(tensor.begin);
+      const std::size_t end = std::min(static_cast<std::size_t>(positions), tensor.positions) * tensor.row_bytes;
+      for (std::size_t at = 0; at < end; at += page) bytes[at] = bytes[at];
+      if (end > 0) bytes[end - 1] = bytes[end - 1];
+    }
+  }
+
  private:
   using TensorSize = executorch::aten::SizesType;
   static constexpr std::size_t kAlign = 64;
@@ -211,7 +246,12 @@ void ExecutorchEngine::load(const Artefact& artefact, int threads, std::int64_t 
   passes_ = 0;
 }
 
-void ExecutorchEngine::unload() { model_.reset(); }
+void ExecutorchEngine::unload() {
+  model_.reset();
+  cache_tensors().clear();
+}
+EngineMemory ExecutorchEngine::memory() const { return model_ ? model_->memory() : EngineMemory{}; }
+void ExecutorchEngine::reserve(std::int64_t positions) { model_->reserve(positions); }
 void ExecutorchEngine::rewind(std::int64_t positions) { model_->rewind(positions); }
 std::int64_t* ExecutorchEngine::prepare_prefill(std::int64_t count) { return model_->prepare(count); }
 

@@ -20,6 +20,8 @@ class ExecutorchEngine : public Engine {
   std::string version() const override;
   void load(const Artefact& artefact, int threads, std::int64_t positions) override;
   void unload() override;
+  EngineMemory memory() const override;
+  void reserve(std::int64_t positions) override;
   void rewind(std::int64_t positions) override;
   std::int64_t* prepare_prefill(std::int64_t count) override;
   void prefill() override;

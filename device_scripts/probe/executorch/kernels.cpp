@@ -8,6 +8,7 @@
 #include <executorch/runtime/kernel/kernel_includes.h>
 
 #include "attention.h"
+#include "cache_tensors.h"
 
 namespace edgekit {
 namespace {
@@ -38,6 +39,7 @@ Tensor& update_cache(KernelRuntimeContext& context, const Tensor& value, Tensor&
       refuse(context, start < 0 || start + value.size(1) > cache.size(1), "update_cache: beyond the cache"))
     return out;
   const auto row = static_cast<std::size_t>(cache.size(2) * cache.size(3));
+  cache_tensors().note(cache.mutable_data_ptr<float>(), row * sizeof(float), static_cast<std::size_t>(cache.size(1)));
   std::memcpy(cache.mutable_data_ptr<float>() + static_cast<std::size_t>(start) * row, value.const_data_ptr<float>(),
               static_cast<std::size_t>(value.size(1)) * row * sizeof(float));
   return out;

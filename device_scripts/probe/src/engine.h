@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "footprint.h"
 #include "plan.h"
 
 namespace edgekit {
@@ -28,6 +29,12 @@ class Engine {
   // Leaves the first `positions` tokens in the cache, at most as many as there are; what comes next takes the place
   // of the others.
   virtual void rewind(std::int64_t positions) = 0;
+  // What it knows of its own memory. Not called inside a timed region.
+  virtual EngineMemory memory() const { return {}; }
+
+  // Makes the pages of the cache's first `positions` exist, so that no timed region pays for them. The cache is empty.
+  virtual void reserve(std::int64_t positions) = 0;
+
   // Empties the cache.
   void reset() { rewind(0); }
 

@@ -5,9 +5,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "fault.h"
@@ -41,19 +43,28 @@ const ort::ApiBase* open_library(const std::string& path) {
   return get();
 }
 
-ort::Table open_table(const std::string& path) {
+// The release's minor number; "1.23.2" gives 23.
+std::uint32_t minor_of(const std::string& version) {
+  const std::size_t dot = version.find('.');
+  return dot == std::string::npos ? 0 : static_cast<std::uint32_t>(std::atoi(version.c_str() + dot + 1));
+}
+
+ort::Api open_api(const std::string& path) {
   const ort::ApiBase* base = open_library(path);
+  const std::string version = base->version();
   const ort::Table table = base->get_api(ort::kApiVersion);
   if (!table)
     throw Fault(Exit::kRuntime, "runtime",
-                "load the runtime library: onnxruntime " + std::string(base->version()) + " is older than 1." +
+                "load the runtime library: onnxruntime " + version + " is older than 1." +
                     std::to_string(ort::kApiVersion));
-  return table;
+  // Asking an older one for more than it has makes it complain on standard error.
+  const bool tells = minor_of(version) >= ort::kStatsApiVersion;
+  return ort::Api(table, tells ? base->get_api(ort::kStatsApiVersion) : nullptr);
 }
 
 }  // namespace
 
-OrtLibrary::OrtLibrary(const std::string& path) : version_(open_library(path)->version()), api_(open_table(path)) {}
+OrtLibrary::OrtLibrary(const std::string& path) : version_(open_library(path)->version()), api_(open_api(path)) {}
 
 Buffer::Buffer(std::size_t bytes) : bytes_(bytes) {
   data_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -101,7 +112,7 @@ OrtModel::OrtModel(const OrtLibrary& library, const ort::Env* env, const Artefac
                 element_of(artefact_.interface.logits_type));
   logits_.touch(0, logits_.bytes());
   tokens_.touch(0, tokens_.bytes());
-  create_cache(positions);
+  create_cache();
   bind(step_, &step_token_, 1);
 }
 
@@ -147,19 +158,54 @@ void OrtModel::create_tensor(OrtOwned<ort::Value>& value, void* data, std::size_
         Exit::kModel, "model", "create a tensor");
 }
 
-void OrtModel::create_cache(std::int64_t positions) {
+void OrtModel::create_cache() {
   const OnnxInterface& interface = artefact_.interface;
-  const std::size_t width = bytes_of(interface.cache_type);
   for (const auto& shape : interface.cache_shape) {
-    const auto heads = static_cast<std::size_t>(shape[1]);
-    const std::size_t row = static_cast<std::size_t>(shape[3]) * width;
-    const std::size_t head = static_cast<std::size_t>(shape[2]) * row;
-    const Buffer& buffer = cache_.emplace_back(heads * head);
-    // Only what this plan will fill becomes resident; the rest of the context stays a promise.
-    for (std::size_t i = 0; i < heads; ++i) buffer.touch(i * head, static_cast<std::size_t>(positions) * row);
+    std::size_t bytes = bytes_of(interface.cache_type);
+    for (const std::int64_t dim : shape) bytes *= static_cast<std::size_t>(dim);
+    const Buffer& buffer = cache_.emplace_back(bytes);
     OrtOwned<ort::Value>& value = cache_values_.emplace_back(api_);
     create_tensor(value, buffer.data(), buffer.bytes(), shape, element_of(interface.cache_type));
   }
+}
+
+// Only what is filled becomes resident; the rest of the context stays a promise.
+void OrtModel::reserve(std::int64_t positions) {
+  if (positions <= reserved_) return;
+  for (std::size_t i = 0; i < cache_.size(); ++i) {
+    const auto& shape = artefact_.interface.cache_shape[i];
+    const std::size_t row = static_cast<std::size_t>(shape[3]) * bytes_of(artefact_.interface.cache_type);
+    const std::size_t begin = static_cast<std::size_t>(reserved_) * row;
+    const std::size_t end = static_cast<std::size_t>(std::min(positions, shape[2])) * row;
+    for (std::size_t head = 0; head < static_cast<std::size_t>(shape[1]); ++head)
+      cache_[i].touch(head * static_cast<std::size_t>(shape[2]) * row + begin, end - begin);
+  }
+  reserved_ = positions;
+}
+
+EngineMemory OrtModel::memory() const {
+  EngineMemory out;
+  for (const Buffer& buffer : cache_) out.cache.push_back({buffer.data(), buffer.bytes()});
+  for (const Buffer* buffer : {&tokens_, &logits_}) out.buffers.push_back({buffer->data(), buffer->bytes()});
+  if (!api_.allocator_get_stats) return out;
+  OrtOwned<ort::Allocator> allocator(api_);
+  OrtOwned<ort::KeyValuePairs> stats(api_);
+  const auto failed = [this](ort::Status* status) {
+    if (status) api_.release_status(status);
+    return status != nullptr;
+  };
+  if (failed(api_.create_allocator(session_.get(), memory_.get(), allocator.out())) ||
+      failed(api_.allocator_get_stats(allocator.get(), stats.out())))
+    return out;
+  const auto number = [&](const char* key) -> std::optional<std::int64_t> {
+    const char* text = api_.get_key_value(stats.get(), key);
+    char* end = nullptr;
+    const std::int64_t value = text ? std::strtoll(text, &end, 10) : 0;
+    return text && end != text && *end == '\0' ? std::optional(value) : std::nullopt;
+  };
+  out.allocated = number("InUse");
+  out.reserved = number("TotalAllocated");
+  return out;
 }
 
 void OrtModel::bind(Pass& pass, std::int64_t* tokens, std::int64_t count) {

@@ -47,6 +47,8 @@ inline void release(const ort::Api& api, ort::Value* object) { api.release_value
 inline void release(const ort::Api& api, ort::RunOptions* object) { api.release_run_options(object); }
 inline void release(const ort::Api& api, ort::SessionOptions* object) { api.release_session_options(object); }
 inline void release(const ort::Api& api, ort::IoBinding* object) { api.release_io_binding(object); }
+inline void release(const ort::Api& api, ort::Allocator* object) { api.release_allocator(object); }
+inline void release(const ort::Api& api, ort::KeyValuePairs* object) { api.release_key_value_pairs(object); }
 
 template <typename T>
 using OrtOwned = Owned<T, release>;
@@ -98,6 +100,8 @@ class OrtModel {
   void run_prefill();
   void run_step(std::int64_t token);
   void rewind(std::int64_t positions) { past_ = positions; }
+  void reserve(std::int64_t positions);
+  EngineMemory memory() const;
   float logit(std::int64_t id) const;
   // What the kernel libraries say they run of this model.
   std::vector<std::string> kernels() const;
@@ -117,7 +121,7 @@ class OrtModel {
   };
 
   void create_session(const ort::Env* env, int threads);
-  void create_cache(std::int64_t positions);
+  void create_cache();
   void create_tensor(OrtOwned<ort::Value>& value, void* data, std::size_t bytes, const std::vector<std::int64_t>& shape,
                      ort::Element element) const;
   void bind(Pass& pass, std::int64_t* tokens, std::int64_t count);
@@ -136,6 +140,8 @@ class OrtModel {
   std::int32_t total_ = 0;
   std::int64_t past_ = 0;
   std::vector<Buffer> cache_;
+  // Positions whose pages exist.
+  std::int64_t reserved_ = 0;
   // The session is declared after the memory it may hold and before what is made from it.
   OrtOwned<ort::Session> session_;
   OrtOwned<ort::Value> seqlens_value_;
@@ -156,6 +162,8 @@ class OnnxRuntimeEngine : public Engine {
   void load(const Artefact& artefact, int threads, std::int64_t positions) override;
   void unload() override;
   std::vector<std::string> kernels() const override { return model_->kernels(); }
+  EngineMemory memory() const override { return model_ ? model_->memory() : EngineMemory{}; }
+  void reserve(std::int64_t positions) override { model_->reserve(positions); }
   void rewind(std::int64_t positions) override { model_->rewind(positions); }
   std::int64_t* prepare_prefill(std::int64_t count) override;
   void prefill() override {

@@ -229,6 +229,27 @@ void EventStream::proportional(const std::vector<ProportionalSample>& samples) {
   send(json);
 }
 
+void EventStream::footprint(const char* moment, std::optional<std::int64_t> trial, const Footprint& found) {
+  JsonWriter json = event("footprint");
+  json.key("moment").value(moment);
+  put(json, "trial", trial);
+  json.key("at_ns").value(found.at_ns);
+  json.key("rss").value(found.rss);
+  json.key("pss").value(found.pss);
+  json.key("swap").value(found.swap);
+  json.key("weights_file").value(found.weights_file);
+  json.key("other_file").value(found.other_file);
+  json.key("anon").value(found.anon);
+  json.key("other").value(found.other);
+  json.key("cache").value(found.cache);
+  json.key("cache_size").value(found.cache_size);
+  json.key("buffers").value(found.buffers);
+  json.key("buffers_size").value(found.buffers_size);
+  put(json, "allocated", found.allocated);
+  put(json, "reserved", found.reserved);
+  send(json);
+}
+
 void EventStream::conditions(const ConditionColumns& columns, std::size_t first) {
   if (columns.at_ns.empty()) return;
   JsonWriter json = event("conditions");

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "conditions.h"
+#include "footprint.h"
 #include "json.h"
 #include "memory.h"
 #include "sensors.h"
@@ -62,6 +63,8 @@ class EventStream {
   // Nothing is written for no samples.
   void memory(const std::vector<MemorySample>& samples);
   void proportional(const std::vector<ProportionalSample>& samples);
+  // `moment` is start, loaded, golden or trial; `trial` is then its number.
+  void footprint(const char* moment, std::optional<std::int64_t> trial, const Footprint& found);
   // `first` is the place of the first column's sensor.
   void conditions(const ConditionColumns& columns, std::size_t first);
   void profile(const char* format, std::int64_t passes, const std::vector<ProfiledTrial>& trials);

@@ -65,6 +65,8 @@ class Launch {
  private:
   void load_all(const Plan& plan);
   void run_trials(const Plan& plan);
+  // A walk over all mappings, as expensive as proportional memory: taken where that is asked for.
+  void take_footprint(const Plan& plan, const char* moment, std::optional<std::int64_t> trial = std::nullopt);
 
   EventStream& events_;
   // Outlives the samplers and is never freed while the signal thread may call into it.
@@ -80,10 +82,17 @@ void Launch::flush_samples() {
   if (samplers_) samplers_->flush(events_);
 }
 
+void Launch::take_footprint(const Plan& plan, const char* moment, std::optional<std::int64_t> trial) {
+  if (plan.proportional_hz <= 0) return;
+  if (const auto found = read_footprint(plan.artefact.model_path, engine_->memory()))
+    events_.footprint(moment, trial, *found);
+}
+
 void Launch::load_all(const Plan& plan) {
   for (int load = 0; load < plan.loads; ++load) {
     stop_if_asked();
     if (load > 0) engine_->unload();
+    take_footprint(plan, "start");
     LoadResult result;
     result.load = load;
     result.threads = plan.threads;
@@ -97,6 +106,7 @@ void Launch::load_all(const Plan& plan) {
     result.affinity_read = read_affinity();
     result.kernels = engine_->kernels();
     events_.loaded(result);
+    take_footprint(plan, "loaded");
     flush_samples();
   }
 }
@@ -121,6 +131,7 @@ void Launch::run_trials(const Plan& plan) {
         tell(*times);
       }
     }
+    take_footprint(plan, "trial", trial.id);
     ++trials_done_;
   }
 }
@@ -147,6 +158,7 @@ void Launch::run(const std::string& plan_path, const std::string& profile_path) 
   if (plan.golden) {
     const GoldenAnswer answer = run_golden(*engine_, *plan.golden, plan.artefact.vocab);
     events_.golden(answer.tokens, answer.logits);
+    take_footprint(plan, "golden");
     flush_samples();
   }
   run_trials(plan);

@@ -20,6 +20,7 @@ struct Value;
 struct RunOptions;
 struct SessionOptions;
 struct Allocator;
+struct KeyValuePairs;
 
 // Values fixed by the ABI.
 enum class LoggingLevel : int { kError = 3 };
@@ -31,6 +32,8 @@ enum class Element : int { kFloat = 1, kInt32 = 6, kInt64 = 7, kFloat16 = 10 };
 
 // The table is asked for as of this version (1.16): every slot below is older, and older runtimes lack the operators.
 inline constexpr std::uint32_t kApiVersion = 16;
+// Since this version (1.23) an allocator tells what it has handed out.
+inline constexpr std::uint32_t kStatsApiVersion = 23;
 
 using Table = void* const*;
 
@@ -49,6 +52,7 @@ struct Entry<Slot, Result(Args...)> {
 
   void bind(Table table) { call = reinterpret_cast<Result (*)(Args...)>(table[Slot]); }
   Result operator()(Args... args) const { return call(args...); }
+  explicit operator bool() const { return call != nullptr; }
 };
 
 struct Api {
@@ -81,6 +85,8 @@ struct Api {
   Entry<100, void(SessionOptions*)> release_session_options;
   Entry<110, Status*(Session*, Allocator*, char** file)> session_end_profiling;
   Entry<130, Status*(SessionOptions*, const char* key, const char* value)> add_session_config_entry;
+  Entry<131, Status*(const Session*, const MemoryInfo*, Allocator**)> create_allocator;
+  Entry<132, void(Allocator*)> release_allocator;
   Entry<133, Status*(Session*, const RunOptions*, const IoBinding*)> run_with_binding;
   Entry<134, Status*(Session*, IoBinding**)> create_io_binding;
   Entry<135, void(IoBinding*)> release_io_binding;
@@ -88,7 +94,13 @@ struct Api {
   Entry<137, Status*(IoBinding*, const char* name, const Value*)> bind_output;
   Entry<228, Status*(SessionOptions*, const char* path)> register_custom_ops_library;
 
-  explicit Api(Table table) {
+  // Unset where the runtime is too old for them.
+  Entry<297, const char*(const KeyValuePairs*, const char* key)> get_key_value;
+  Entry<300, void(KeyValuePairs*)> release_key_value_pairs;
+  Entry<319, Status*(const Allocator*, KeyValuePairs**)> allocator_get_stats;
+
+  // `stats` is the table as of kStatsApiVersion, or null.
+  Api(Table table, Table stats) {
     get_error_message.bind(table);
     create_env.bind(table);
     create_session.bind(table);
@@ -116,12 +128,19 @@ struct Api {
     release_session_options.bind(table);
     session_end_profiling.bind(table);
     add_session_config_entry.bind(table);
+    create_allocator.bind(table);
+    release_allocator.bind(table);
     run_with_binding.bind(table);
     create_io_binding.bind(table);
     release_io_binding.bind(table);
     bind_input.bind(table);
     bind_output.bind(table);
     register_custom_ops_library.bind(table);
+    if (stats) {
+      get_key_value.bind(stats);
+      release_key_value_pairs.bind(stats);
+      allocator_get_stats.bind(stats);
+    }
   }
 };
 

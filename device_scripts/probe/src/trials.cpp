@@ -45,6 +45,7 @@ std::uint64_t split_mix(std::uint64_t& state) {
 GoldenAnswer run_golden(Engine& engine, const Golden& golden, std::int64_t vocab) {
   GoldenAnswer answer;
   engine.reset();
+  engine.reserve(static_cast<std::int64_t>(golden.prompt.size() + golden.tokens.size()) - 1);
   for (std::size_t step = 0; step < golden.tokens.size(); ++step) {
     if (step == 0) prefill_untimed(engine, golden.prompt.data(), static_cast<std::int64_t>(golden.prompt.size()));
     else engine.step(golden.tokens[step - 1]);
@@ -68,6 +69,7 @@ TrialRunner::TrialRunner(Engine& engine, const Plan& plan, std::set<int> helpers
 
 void TrialRunner::prepare(const Trial& trial) {
   engine_.reset();
+  engine_.reserve(trial.depth + trial.tokens);
   if (trial.depth > 0) prefill_untimed(engine_, random_.data(), trial.depth);
   if (trial.kind == Trial::Kind::kPrefill)
     std::copy_n(random_.data() + trial.depth, trial.tokens, engine_.prepare_prefill(trial.tokens));
