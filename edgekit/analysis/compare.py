@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from edgekit.analysis import metrics, statistics
+from edgekit.analysis import memory, metrics, statistics
 from edgekit.analysis.comparison import Comparison, Pairing, Ratio, Row
 from edgekit.analysis.labels import labels
 from edgekit.analysis.load import RunData
@@ -241,6 +241,9 @@ def _row(data: RunData, label: str, test: Test, measured: Sequence[Sample], no_r
         peak_memory_bytes=peak.peak if peak else None,
         peak_anon_bytes=peak.anon if peak else None,
         peak_file_bytes=peak.file if peak else None,
+        peak_pss_bytes=memory.peak_pss(data, test.threads),
+        memory=memory.split(data, test.threads),
+        memory_growth=memory.growth(data, test.threads),
         load_cold_s=_median(loads.cold),
         load_warm_s=_median(loads.warm),
         load_other_s=_median(loads.other),

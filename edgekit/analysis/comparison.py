@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from edgekit.analysis.causes import Cause
+from edgekit.analysis.memory import ContextGrowth, MemorySplit
 from edgekit.analysis.roofline import Roofline
 from edgekit.analysis.statistics import Verdict
 from edgekit.schema.codec import Document
@@ -99,6 +100,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     roofline: Roofline | None = None
     #: Why the test is as slow as it is, the likeliest first.
     causes: list[Cause] = msgspec.field(default_factory=list)
+    #: Largest proportional memory, whose memory was resident, and how it grows with the context, over all launches
+    #: with as many threads; None and empty where the run did not look.
+    peak_pss_bytes: int | None = None
+    memory: MemorySplit | None = None
+    memory_growth: list[ContextGrowth] = msgspec.field(default_factory=list)
 
 
 class Comparison(Document, frozen=True, kw_only=True):

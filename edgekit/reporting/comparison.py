@@ -58,9 +58,6 @@ def comparison_table(comparison: Comparison) -> Table:
 
 def bundle_table(comparison: Comparison) -> Table:
     """What does not depend on the test: quality, size, memory and load, one record per run and thread count."""
-    seen: dict[tuple[str, int], Row] = {}
-    for row in comparison.rows:
-        seen.setdefault((row.run, row.threads), row)
     keys = (
         "run",
         "label",
@@ -101,7 +98,64 @@ def bundle_table(comparison: Comparison) -> Table:
         Column("load", load_text, right=True),
         column("golden_passed", "golden check", golden_text),
     ]
-    return Table([_record(row) for row in seen.values()], keys, columns)
+    return Table([_record(row) for row in first_rows(comparison)], keys, columns)
+
+
+def memory_table(comparison: Comparison) -> Table | None:
+    """Whose memory was resident, one record per run and thread count; None where no run looked."""
+    rows = [row for row in first_rows(comparison) if row.memory is not None]
+    if not rows:
+        return None
+    records: list[dict[str, Any]] = []
+    found = ["The parts add up to what was resident at the fullest moment between trials."]
+    for row in rows:
+        assert row.memory is not None
+        growth = {f"growth_{line.what}": line.bytes_per_token for line in row.memory_growth}
+        parts = row.memory.parts
+        records.append(
+            {
+                "run": row.run,
+                "label": row.label,
+                "threads": row.threads,
+                "peak_pss": row.peak_pss_bytes,
+                **msgspec.structs.asdict(row.memory),
+                **parts,
+                "growth": growth.get("growth_resident"),
+                "growth_cache": growth.get("growth_KV cache"),
+            }
+        )
+        if row.memory.weights_basis != "allocator":
+            found.append(
+                f"{row.label}: private weights are all that grew while loading; "
+                "the runtime does not tell them from its own structures."
+            )
+        if row.memory.doubt:
+            found.append(f"{row.label}: {row.memory.doubt}.")
+    columns = [
+        column("label", "bundle"),
+        column("threads", "threads", right=True),
+        column("observed", "resident", formats.size, right=True),
+        *(column(name, name, formats.size, right=True) for name in parts),
+        column("above", "peak above", formats.size, right=True),
+        column("peak_pss", "proportional", formats.size, right=True),
+        Column("growth per token", _growth_text, right=True),
+    ]
+    return Table(records, [key for key in records[0] if key not in parts], columns, list(dict.fromkeys(found)))
+
+
+def _growth_text(record: Record) -> str:
+    """``96.1 KiB (KV cache 90.0 KiB)``."""
+    if record["growth"] is None:
+        return formats.MISSING
+    return f"{formats.size(record['growth'])} (KV cache {formats.size(record['growth_cache'])})"
+
+
+def first_rows(comparison: Comparison) -> list[Row]:
+    """One row per run and thread count, for what does not depend on the test."""
+    seen: dict[tuple[str, int], Row] = {}
+    for row in comparison.rows:
+        seen.setdefault((row.run, row.threads), row)
+    return list(seen.values())
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -135,16 +189,23 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def render_comparison(comparison: Comparison, format: Format) -> str:
-    """The comparison in one of the table formats; md holds two tables, speeds first."""
+    """The comparison in one of the table formats; md holds one table after the other, speeds first."""
     if format == "md":
-        return render(comparison_table(comparison), "md") + "\n" + render(bundle_table(comparison), "md")
+        tables = [comparison_table(comparison), bundle_table(comparison), *_further_tables(comparison)]
+        return "\n".join(render(table, "md") for table in tables)
     return render(comparison_table(comparison), format)
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
     """Draw the comparison on a terminal."""
-    print_table(bundle_table(comparison), console)
+    for table in [*_further_tables(comparison), bundle_table(comparison)]:
+        print_table(table, console)
     print_table(comparison_table(comparison), console)
+
+
+def _further_tables(comparison: Comparison) -> list[Table]:
+    """What only some runs know."""
+    return [table for table in (memory_table(comparison),) if table is not None]
 
 
 def speed_text(record: Record) -> str:
@@ -206,6 +267,8 @@ def _record(row: Row) -> Record:
     return record | {
         "roofline": msgspec.to_builtins(row.roofline),
         "causes": msgspec.to_builtins(row.causes),
+        "memory": msgspec.to_builtins(row.memory),
+        "memory_growth": msgspec.to_builtins(row.memory_growth),
         "ratio": ratio.median if ratio else None,
         "ratio_low": ratio.low if ratio else None,
         "ratio_high": ratio.high if ratio else None,

@@ -23,7 +23,7 @@ from edgekit.errors import UnsupportedError
 from edgekit.resources import device_scripts_dir
 from edgekit.schema import codec
 from edgekit.schema.bundle import Golden
-from edgekit.schema.event import GoldenResult, Hello, TrialResult
+from edgekit.schema.event import Footprint, GoldenResult, Hello, TrialResult
 from edgekit.schema.plan import ExecutorchArtefact, Plan, Trial
 from edgekit.schema.recipe import load_recipe
 
@@ -237,3 +237,24 @@ def test_a_plan_for_the_other_runtime(launch, program: Path) -> None:
 def test_other_releases_are_refused(abi: str) -> None:
     with pytest.raises(UnsupportedError, match=r"1\.4\.0"):
         ensure_executorch_probe("1.4.0", abi)
+
+
+def test_whose_memory_it_is(launch, program: Path) -> None:
+    """The cache lies within the planned memory; the parts are told apart once a pass has shown where."""
+    trials = [Trial(id=0, kind="decode", tokens=4), Trial(id=1, kind="prefill", tokens=CONTEXT)]
+    events = launch(plan_for(program, trials, proportional_hz=10.0)).all(Footprint)
+    assert [(event.moment, event.trial) for event in events] == [
+        ("start", None),
+        ("loaded", None),
+        ("trial", 0),
+        ("trial", 1),
+    ]
+    loaded, first, last = events[1:]
+    assert loaded.cache_size == 0
+    # Three layers of keys and values, two heads of 16, float32.
+    assert first.cache_size == last.cache_size == 3 * 2 * CONTEXT * 2 * 16 * 4
+    assert last.cache == last.cache_size
+    assert loaded.buffers_size == last.buffers_size + last.cache_size
+    assert 0 < last.buffers <= last.buffers_size
+    assert all(event.weights_file + event.other_file + event.anon + event.other == event.rss for event in events)
+    assert all(event.allocated is None for event in events)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgekit.analysis.comparison import Comparison, Row
+from edgekit.analysis.comparison import Comparison
 from edgekit.analysis.load import RunData
 from edgekit.reporting import formats
 from edgekit.reporting.formats import plain_text
@@ -96,11 +96,3 @@ def texts(caption: str, titles: Sequence[str], rows: Sequence[Sequence[Any]], *,
 def threads_text(count: int) -> str:
     """``1 thread``, ``2 threads``."""
     return "1 thread" if count == 1 else f"{count} threads"
-
-
-def first_rows(comparison: Comparison) -> list[Row]:
-    """The first row of each run and thread count: what does not depend on the test is told there."""
-    seen: dict[tuple[str, int], Row] = {}
-    for row in comparison.rows:
-        seen.setdefault((row.run, row.threads), row)
-    return list(seen.values())

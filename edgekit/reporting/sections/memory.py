@@ -11,7 +11,8 @@ from edgekit.analysis.load import RunData
 from edgekit.analysis.metrics import Timeline
 from edgekit.reporting import formats
 from edgekit.reporting.chart import BAR_STEP, MAX_POINTS, MIB, inline
-from edgekit.reporting.sections.base import Cells, Plot, Report, Section, first_rows, texts, threads_text
+from edgekit.reporting.comparison import first_rows
+from edgekit.reporting.sections.base import Cells, Plot, Report, Section, texts, threads_text
 
 ORDER = 50
 
