@@ -19,6 +19,7 @@ namespace {
 using kernels::Product;
 
 ort::Table api = nullptr;
+const kernels::Implementation* chosen = nullptr;
 
 constexpr std::size_t kActivations = 0, kWeights = 1, kScales = 2, kZeroPoints = 3, kOrder = 4, kInputs = 6;
 constexpr std::size_t kMaxRank = 8;
@@ -35,6 +36,7 @@ std::atomic<int> in_use{0};
 
 struct Kernel {
   std::int64_t k, n, bits, block;
+  const kernels::Implementation* with;
 };
 
 ort::Status* refuse(const char* why) { return ort::call<0, ort::Status*>(api, ort::kNotImplemented, why); }
@@ -55,6 +57,7 @@ ort::Status* create(const ort::CustomOp*, ort::Table, const ort::KernelInfo* inf
   if (accuracy != kInt8Activations || (kernel->bits != 4 && kernel->bits != 8) || kernel->block < 32 ||
       kernel->block > 128 || !power || kernel->k % 16 != 0)
     return refuse("edgekit's MatMulNBits takes 4 or 8 bits in blocks of 32, 64 or 128 at accuracy_level 4, K a multiple of 16");
+  kernel->with = chosen;
   *out = kernel.release();
   ++in_use;
   return nullptr;
@@ -76,21 +79,22 @@ struct Memory {
   }
 };
 
-void quantize_some(void* data, std::size_t i) {
-  const auto& p = *static_cast<const Product*>(data);
-  const int begin = static_cast<int>(i) * kQuantizeRows;
-  kernels::quantize(p, begin, begin + kQuantizeRows < p.m ? begin + kQuantizeRows : p.m);
-}
-
 struct Work {
   const Product* product;
+  const kernels::Implementation* with;
   int columns;
 };
+
+void quantize_some(void* data, std::size_t i) {
+  const auto& work = *static_cast<const Work*>(data);
+  const int begin = static_cast<int>(i) * kQuantizeRows, m = work.product->m;
+  work.with->quantize(*work.product, begin, begin + kQuantizeRows < m ? begin + kQuantizeRows : m);
+}
 
 void multiply_some(void* data, std::size_t i) {
   const auto& work = *static_cast<const Work*>(data);
   const int begin = static_cast<int>(i) * work.columns, n = work.product->n;
-  kernels::multiply(*work.product, begin, begin + work.columns < n ? begin + work.columns : n);
+  work.with->multiply(*work.product, begin, begin + work.columns < n ? begin + work.columns : n);
 }
 
 ort::Status* parallel(ort::KernelContext* context, void (*fn)(void*, std::size_t), std::size_t count, void* data) {
@@ -157,15 +161,13 @@ ort::Status* compute(void* data, ort::KernelContext* context) {
   p.k = static_cast<int>(kernel.k);
   p.block = static_cast<int>(kernel.block);
   p.bits = static_cast<int>(kernel.bits);
-  p.blocks = (p.k + p.block - 1) / p.block;
-  p.blocks_padded = (p.blocks + 15) / 16 * 16;
-  p.k_padded = (p.blocks * p.block + 127) / 128 * 128;
+  kernels::pad(p);
   void* working = memory.reserve(kernels::working_bytes(p));
   if (!working) return refuse("edgekit's MatMulNBits: out of memory");
   kernels::attach(p, working);
   const std::size_t parts = (rows + kQuantizeRows - 1) / kQuantizeRows;
-  if (auto* s = parallel(context, quantize_some, parts, &p)) return s;
-  Work work{&p, kPrefillColumns};
+  Work work{&p, kernel.with, kPrefillColumns};
+  if (auto* s = parallel(context, quantize_some, parts, &work)) return s;
   if (p.m == 1) {
     const int even = ((p.n + kDecodePieces - 1) / kDecodePieces + 15) / 16 * 16;
     work.columns = even < kDecodeColumnsMost ? even : kDecodeColumnsMost;
@@ -204,40 +206,13 @@ ort::CustomOp describe() {
 
 }  // namespace
 
-namespace kernels {
-
-namespace {
-std::size_t rounded(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
-std::size_t lanes_of(const Product& p) {
-  return (static_cast<std::size_t>(p.blocks) * p.block * p.bits / 8 + 63) / 64 * 16;
-}
-}  // namespace
-
-std::size_t working_bytes(const Product& p) {
-  const std::size_t per_block = rounded(static_cast<std::size_t>(p.m) * p.blocks_padded * 4);
-  return rounded(static_cast<std::size_t>(p.m) * p.k_padded) + 64 + 3 * per_block + 2 * rounded(lanes_of(p) * 4);
-}
-
-void attach(Product& p, void* memory) {
-  auto* at = static_cast<std::uint8_t*>(memory);
-  const std::size_t per_block = rounded(static_cast<std::size_t>(p.m) * p.blocks_padded * 4);
-  p.qa = reinterpret_cast<std::int8_t*>(at);
-  at += rounded(static_cast<std::size_t>(p.m) * p.k_padded) + 64;
-  p.scale_a = reinterpret_cast<float*>(at);
-  p.sum_a = reinterpret_cast<float*>(at + per_block);
-  p.offset_a = reinterpret_cast<std::int32_t*>(at + 2 * per_block);
-  at += 3 * per_block;
-  p.lane_scale = reinterpret_cast<float*>(at);
-  p.lane_offset = reinterpret_cast<std::int32_t*>(at + rounded(lanes_of(p) * 4));
-}
-
-}  // namespace kernels
 }  // namespace edgekit
 
 extern "C" EDGEKIT_EXPORT edgekit::ort::Status* RegisterCustomOps(edgekit::ort::SessionOptions* options,
                                                                   const edgekit::ort::ApiBase* base) {
   using namespace edgekit;
-  if (!*kernels::variant()) return nullptr;
+  chosen = kernels::implementation();
+  if (!chosen) return nullptr;
   api = base->get_api(ort::kApiVersion);
   if (!api) return nullptr;  // an older runtime keeps its own kernels
   static const ort::CustomOp op = describe();
@@ -253,5 +228,5 @@ extern "C" EDGEKIT_EXPORT edgekit::ort::Status* RegisterCustomOps(edgekit::ort::
 // Which kernels the models loaded in this process run on, by the instructions they use; empty for none. The probe asks
 // after each load, so that what is reported is what ran.
 extern "C" EDGEKIT_EXPORT const char* EdgekitKernelsInUse() {
-  return edgekit::in_use > 0 ? edgekit::kernels::variant() : "";
+  return edgekit::in_use > 0 ? edgekit::chosen->name : "";
 }

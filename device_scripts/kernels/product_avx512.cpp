@@ -9,6 +9,8 @@
 #include <immintrin.h>
 #include <stdlib.h>
 
+#include "layout.h"
+
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma"))), \
                              apply_to = function)
@@ -27,14 +29,10 @@ constexpr int kTile = 16;  // outputs side by side in a register
 // Distance that hides the latency of memory at the speed of one core; a few pages are as good.
 constexpr int kPrefetch = 8192;
 
-int least(int a, int b) { return a < b ? a : b; }
 __mmask64 first_bytes(int count) { return count >= 64 ? ~0ull : (1ull << count) - 1; }
 __mmask16 first_lanes(int count) { return count >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << count) - 1); }
 
-int block_bytes(const Product& p) { return p.block * p.bits / 8; }
-std::size_t row_bytes(const Product& p) { return static_cast<std::size_t>(p.blocks) * block_bytes(p); }
 int groups(const Product& p) { return static_cast<int>((row_bytes(p) + 63) / 64); }
-std::size_t zero_bytes(const Product& p) { return p.bits == 4 ? (p.blocks + 1) / 2 : p.blocks; }
 
 // Up to 16 zero points from an even block on, as floats.
 __m512 zero_points(const std::uint8_t* row, int begin, int count, int bits) {
@@ -325,8 +323,6 @@ void many_rows(const Product& p, int begin, int end) {
   }
 }
 
-}  // namespace
-
 void quantize(const Product& p, int begin, int end) {
   for (int m = begin; m < end; ++m) quantize_row(p, m);
   if (p.m == 1) spread_over_lanes(p);
@@ -338,6 +334,7 @@ void multiply(const Product& p, int begin, int end) {
   else p.zero ? many_rows<8, true>(p, begin, end) : many_rows<8, false>(p, begin, end);
 }
 
+}  // namespace
 }  // namespace edgekit::kernels
 
 #if defined(__clang__)
@@ -347,25 +344,17 @@ void multiply(const Product& p, int begin, int end) {
 #endif
 
 namespace edgekit::kernels {
+namespace {
 
-const char* variant() {
+bool supported() {
   __builtin_cpu_init();
-  const bool all = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                   __builtin_cpu_supports("avx512vnni");
-  return all ? "avx512-vnni" : "";
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
 }
 
-}  // namespace edgekit::kernels
+}  // namespace
 
-#else
-
-namespace edgekit::kernels {
-
-// Other processors run the runtime's own kernels.
-const char* variant() { return ""; }
-void quantize(const Product&, int, int) {}
-void multiply(const Product&, int, int) {}
+const Implementation kAvx512{"avx512-vnni", supported, quantize, multiply};
 
 }  // namespace edgekit::kernels
 

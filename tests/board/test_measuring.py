@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from board import Board
+from processor import implementations
 
 import edgekit
 from edgekit.cli.main import _exit_code
@@ -52,7 +53,7 @@ def test_bundles_are_compared_on_a_board(exported: Path, x86_board: Board, tmp_p
 
 def test_the_kernels_that_a_board_runs_are_its_own_report(exported: Path, x86_board: Board, tmp_path: Path) -> None:
     bundle, device = exported / "tiny-onnxruntime-w4", f"adb:{x86_board.serial}"
-    can = b"avx512_vnni" in x86_board.device().run(["cat", "/proc/cpuinfo"]).stdout
+    can = implementations(x86_board.device().run(["cat", "/proc/cpuinfo"]).stdout.decode())
     few = {"prompts": [8], "generates": [4], "repetitions": 1, "threads": [1]}
     [ours] = edgekit.probe([bundle], device=device, out=tmp_path / "ours", **few)
     [own] = edgekit.probe([bundle], device=device, out=tmp_path / "own", kernels="runtime", **few)
