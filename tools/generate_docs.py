@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from edgekit import errors
+from edgekit.analysis.run_tables import TABLES
 from edgekit.cli.main import COMMANDS, cli
 from edgekit.schema.export import DOCUMENTS, json_schema
 
@@ -55,9 +56,28 @@ def exit_codes() -> str:
     return "\n".join(lines) + "\n"
 
 
+def query_tables() -> str:
+    """docs/query-tables.md: the columns that `edgekit query` offers."""
+    parts = [
+        "# Tables of `edgekit query`\n\nMade from `edgekit/analysis/run_tables.py` by `make docs`; how to ask is in "
+        "[query.md](query.md). Unknown is NULL.\nTimes in seconds count from the launch's first event, by the probe's "
+        "monotonic clock.\n"
+    ]
+    for table in TABLES:
+        rows = [f"| `{name}` | {kind} | {meaning} |" for name, kind, meaning in table.columns]
+        parts.append(
+            "\n".join([f"## {table.name}\n\n{table.about}\n\n| column | type | meaning |\n|---|---|---|", *rows])
+        )
+    return "\n\n".join(part.rstrip() for part in parts) + "\n"
+
+
 def generated() -> dict[Path, str]:
     """Every generated file and its text."""
-    files = {DOCS / "cli.md": cli_reference(), DOCS / "errors.md": exit_codes()}
+    files = {
+        DOCS / "cli.md": cli_reference(),
+        DOCS / "errors.md": exit_codes(),
+        DOCS / "query-tables.md": query_tables(),
+    }
     for name in DOCUMENTS:
         files[DOCS / "schema" / f"{name}.schema.json"] = json_schema(name).decode()
     return files

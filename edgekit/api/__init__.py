@@ -3,7 +3,7 @@
 Use them from the package itself: ``edgekit.export(...)``, ``edgekit.probe(...)``.
 """
 
-from edgekit.api.analysing import compare, operators, report
+from edgekit.api.analysing import compare, operators, query, report
 from edgekit.api.calibrating import calibrate
 from edgekit.api.delivering import push
 from edgekit.api.estimating import check_estimates, estimate
@@ -26,6 +26,7 @@ __all__ = [
     "probe",
     "pull",
     "push",
+    "query",
     "report",
     "run",
     "verify",

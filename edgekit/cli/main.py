@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("edgekit.cli.compare", "Compare runs in a table."),
     "operators": ("edgekit.cli.operators", "Show where the time goes, operator by operator."),
     "report": ("edgekit.cli.report", "Write an HTML report of runs."),
+    "query": ("edgekit.cli.query", "Ask runs a question in SQL."),
     "models": ("edgekit.cli.models", "List the known models."),
     "calibrate": ("edgekit.cli.calibrate", "Measure what a device can do at best."),
     "estimate": ("edgekit.cli.estimate", "Say whether a model will fit on a device, and how fast it will be."),
@@ -129,6 +130,8 @@ def _exit_code(arguments: list[str] | None) -> int:
         )
 
 
+#: Of an error's message; a path and a command fit.
+_MAX_LINE = 4000
 _interrupted = threading.Event()
 
 
@@ -138,5 +141,9 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _fail(error: EdgekitError) -> int:
-    click.echo(f"edgekit: {error}", err=True)
+    from edgekit.reporting.formats import plain_text
+
+    # What a device or a file said is in it: nothing of that moves the cursor.
+    for line in f"edgekit: {error}".splitlines():
+        click.echo(plain_text(line, _MAX_LINE), err=True)
     return error.exit_code

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgekit.analysis.estimator.predict import Estimate
     from edgekit.analysis.estimator.proof import Prediction
     from edgekit.analysis.operators import Breakdown
+    from edgekit.analysis.query import Answer
     from edgekit.deploy.doctor import Finding
     from edgekit.deploy.push import PushedBundle
     from edgekit.device.discover import DeviceRecord
@@ -59,6 +60,13 @@ def print_operators(found: Breakdown, output: Format) -> None:
     from edgekit.reporting.operators import operator_table
 
     _show(operator_table(found), output)
+
+
+def print_answer(answer: Answer, output: Format) -> None:
+    """What a query gave."""
+    from edgekit.reporting.query import answer_table
+
+    _show(answer_table(answer), output)
 
 
 def print_exports(outcomes: Sequence[ExportOutcome], output: Format) -> None:

@@ -22,6 +22,11 @@ from edgekit.reporting.sql import statements
 if TYPE_CHECKING:
     from rich.console import Console
 
+#: A formatter has cut foreign text already; this only bounds what it was put together with.
+MAX_CELL = 2000
+#: What a spreadsheet takes for a formula at the beginning of a text.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
 Format = Literal["md", "csv", "json", "jsonl", "sql"]
 Record = Mapping[str, Any]
 
@@ -89,7 +94,7 @@ def render(table: Table | Sequence[Record], format: Format) -> str:
 
 
 def print_table(table: Table, console: Console, *, title: str | None = None) -> None:
-    """Draw the table on a terminal."""
+    """Draw the table on a terminal; nothing in it can move the cursor or change a colour."""
     from rich import box
     from rich.table import Table as Drawn
     from rich.text import Text
@@ -97,13 +102,17 @@ def print_table(table: Table, console: Console, *, title: str | None = None) -> 
     drawn = Drawn(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for entry in table.columns:
         # Numbers stay on one line; names and reasons give way on a narrow terminal.
-        drawn.add_column(Text(entry.title), justify="right" if entry.right else "left", no_wrap=entry.right)
+        drawn.add_column(Text(_on_screen(entry.title)), justify="right" if entry.right else "left", no_wrap=entry.right)
     for record in table.records:
         # Text, not str: a name with square brackets is no markup.
-        drawn.add_row(*(Text(entry.text(record)) for entry in table.columns))
+        drawn.add_row(*(Text(_on_screen(entry.text(record))) for entry in table.columns))
     console.print(drawn)
     for note in table.notes:
-        console.print(Text(note, style="dim"))
+        console.print(Text(_on_screen(note), style="dim"))
+
+
+def _on_screen(text: str) -> str:
+    return plain_text(text, MAX_CELL)
 
 
 def _markdown(table: Table) -> str:
@@ -123,11 +132,11 @@ def _markdown(table: Table) -> str:
         for width, entry in zip(widths, table.columns, strict=True)
     )
     text = line(titles) + "| " + " | ".join(rule) + " |\n" + "".join(line(row) for row in cells)
-    return text + "".join(f"\n{plain_text(note)}\n" for note in table.notes)
+    return text + "".join(f"\n{plain_text(note, MAX_CELL)}\n" for note in table.notes)
 
 
 def _markdown_cell(text: str) -> str:
-    return plain_text(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")
+    return plain_text(text, MAX_CELL).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")
 
 
 def _csv(records: Sequence[Record], keys: Sequence[str]) -> str:
@@ -140,7 +149,13 @@ def _csv(records: Sequence[Record], keys: Sequence[str]) -> str:
 
 
 def _csv_value(value: Any) -> Any:
-    """Numbers and text as they are, nothing as nothing, what has parts as JSON."""
-    if value is None or (isinstance(value, int | float | str) and not isinstance(value, bool)):
+    """Numbers and text as they are, nothing as nothing, what has parts as JSON.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe in front, as is usual there: a name from a
+    device must not compute anything. The other formats have it as it is.
+    """
+    if isinstance(value, str):
+        return "'" + value if value.startswith(_FORMULA) else value
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
         return value
     return msgspec.json.encode(value).decode()
