@@ -18,7 +18,7 @@ from edgekit.schema.protocol import load_protocol
 
 #: Samples of each bundle in a session of the default protocol.
 ROUNDS = load_protocol("default").repetitions
-RESULT = Path(__file__).parent / "results" / "verdicts.json"
+RESULT = Path(__file__).parent / "simulated" / "verdicts.json"
 EFFECTS = (1.0, 1.03, 1.05, 1.10)
 
 
@@ -75,6 +75,7 @@ def main() -> None:
                 rows.append({"device": name, "in_turn": in_turn, "effect": effect, "verdicts": shares})
                 print(name, in_turn, effect, shares, file=sys.stderr)
     result = {"schema_version": 1, "name": "verdicts", "sessions": arguments.count, "rounds": ROUNDS, "rows": rows}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(table(result))
 

@@ -103,5 +103,12 @@ class HostStorageError(EdgekitError):
     meaning = "the host's disk is full or cannot be written"
 
 
+class RegressionError(EdgekitError):
+    """A run is worse than its baseline by more than was allowed."""
+
+    exit_code = 11
+    meaning = "a regression: a run is worse than its baseline by more than `--fail-if` allows"
+
+
 #: Interrupted by the user (SIGINT), as shells report it.
 EXIT_INTERRUPTED = 130

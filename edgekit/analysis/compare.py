@@ -11,6 +11,7 @@ import msgspec
 from edgekit.analysis import memory, metrics, statistics
 from edgekit.analysis.comparison import Comparison, Pairing, Ratio, Row
 from edgekit.analysis.labels import labels
+from edgekit.analysis.limited import lowered_limits
 from edgekit.analysis.load import RunData
 from edgekit.analysis.metrics import Sample, Test
 from edgekit.errors import InputError
@@ -25,6 +26,8 @@ class _Judged:
     values: list[float]
     base: list[float]
     pairing: Pairing
+    #: What the device itself reported that forbids a verdict.
+    evidence: list[str]
 
 
 def compare(runs: Sequence[RunData], baseline: RunData | str | None = None) -> Comparison:
@@ -160,20 +163,22 @@ def _no_ratio(data: RunData, base: RunData, test: Test, base_samples: dict[Test,
 def _difference(row: int, measured: Sequence[Sample], base: Sequence[Sample], data: RunData, other: RunData) -> _Judged:
     same_session = data.run.session == other.run.session
     pairs = paired_values(measured, base, same_session=same_session)
+    evidence = lowered_limits([other, data], measured[0].test.threads)
     if pairs is not None and len(pairs[0]) >= statistics.MIN_SAMPLES:
         values, others = pairs
-        return _Judged(row, statistics.compare_paired(values, others), values, others, "in turn")
+        return _Judged(row, statistics.compare_paired(values, others), values, others, "in turn", evidence)
     values = [sample.tok_s for sample in measured]
     others = [sample.tok_s for sample in base]
     pairing: Pairing = "not measured in turn"
     if same_session:
         pairing = "same session, not in turn" if pairs is None else "in turn"
     allowance = 0.0 if pairing == "in turn" else statistics.SESSION_ALLOWANCE
-    return _Judged(row, statistics.compare_unpaired(values, others, allowance), values, others, pairing)
+    difference = statistics.compare_unpaired(values, others, allowance)
+    return _Judged(row, difference, values, others, pairing, evidence)
 
 
 def _ratio(entry: _Judged, corrected: float | None, comparisons: int) -> Ratio:
-    verdict, reasons = statistics.judge(entry.difference, corrected, entry.values, entry.base)
+    verdict, reasons = statistics.judge(entry.difference, corrected, entry.values, entry.base, entry.evidence)
     difference = entry.difference
     low_corrected, high_corrected = difference.interval(max(1, comparisons)) or (None, None)
     return Ratio(
