@@ -1,19 +1,26 @@
 # The store on a device: each content once, in directories that appear whole (see edgekit/deploy/store.py).
-# Run as `sh -c SCRIPT sh COMMAND ROOT ...`; must work with toybox (Android), busybox and dash.
-#   survey ROOT DIRECTORY THOROUGH   files on stdin; tells what is there
-#   clear ROOT DIRECTORY             files on stdin; removes a directory that is not whole, keeping what is good of it
-#   accept ROOT SHA256 MODE          takes an uploaded object in, once it proves to be what it should be
-#   publish ROOT DIRECTORY           files on stdin; makes the directory appear, whole, by one rename
-# A file is a line "SHA256 MODE NAME".
+# Run as `sh -c SCRIPT sh COMMAND ROOT LEASE ...`; must work with toybox (Android), busybox and dash.
+#   lease ROOT LEASE OWNER MINUTES         asks to be the only one who writes; tells whether, and who is it otherwise
+#   release ROOT LEASE                     gives that up
+#   survey ROOT LEASE DIRECTORY THOROUGH   files on stdin; tells what is there
+#   clear ROOT LEASE DIRECTORY             files on stdin; removes a directory that is not whole, keeping what is good
+#   digest ROOT LEASE SHA256               digest of what has arrived of an object
+#   accept ROOT LEASE SHA256 MODE          takes an uploaded object in, once it proves to be what it should be
+#   publish ROOT LEASE DIRECTORY           files on stdin; makes the directory appear, whole, by one rename
+#   pin, unpin ROOT LEASE DIRECTORY        keeps a directory from `collect`, or no longer
+#   list ROOT LEASE                        every directory: its age in days, size in KiB, whether it is pinned
+#   collect ROOT LEASE DIRECTORY...        removes directories, and contents that lie in none
+# A file is a line "SHA256 MODE NAME". LEASE is a word that each writer makes up; "none" where nothing can be written.
 #
 # Layout:  ROOT/objects/SHA256   ROOT/bundles/ID/...   ROOT/runtimes/ID/...   ROOT/stamps/...   *.part is unfinished.
 # Files in directories are hard links to objects. Where links are refused (Android's policy), an object moves into
 # the first directory that needs it, and ROOT/objects/SHA256.at says where it went; further ones get copies.
 # A stamp is what `stat` said of a file when its digest was last found right. While it says the same, nobody wrote
 # to the file, and it need not be read again. The change time is part of it, which no program can set.
+# ROOT/lease names the one writer. Each of its commands renews it; one that was not renewed for MINUTES is void.
 set -u
-command=$1 root=$2
-objects=$root/objects stamps=$root/stamps
+command=$1 root=$2 token=$3
+objects=$root/objects stamps=$root/stamps pins=$root/pins
 
 die() {
     echo "$*" >&2
@@ -56,13 +63,47 @@ elsewhere() { # sets where the object went, relative to ROOT, and the stamp of i
     at_stamp=$stamps/${at_id%%/*}.$sha
 }
 
+lease() { # OWNER MINUTES
+    mkdir -p "$root" 2>/dev/null
+    if ! { true >"$root/$token.part"; } 2>/dev/null; then
+        echo "lease unwritable"
+        return
+    fi
+    rm -f "$root/$token.part"
+    if [ -d "$root/lease" ] && [ -n "$(find "$root/lease" -prune -mmin "+$2" 2>/dev/null)" ]; then
+        # Of those who see that it is void, one moves it away.
+        mv "$root/lease" "$root/lease.$token.part" 2>/dev/null && rm -rf "$root/lease.$token.part"
+    fi
+    if mkdir "$root/lease" 2>/dev/null; then
+        { echo "$token" >"$root/lease/token" && echo "$1" >"$root/lease/owner"; } || exit 1
+    fi
+    if held; then
+        echo "lease granted"
+    else
+        owner=
+        [ -r "$root/lease/owner" ] && IFS= read -r owner <"$root/lease/owner"
+        echo "lease held by ${owner:-somebody}"
+    fi
+}
+held() { # renews it, too
+    holder=
+    [ -r "$root/lease/token" ] && IFS= read -r holder <"$root/lease/token"
+    [ "$holder" = "$token" ] && touch "$root/lease" 2>/dev/null
+}
+release() {
+    held && rm -rf "$root/lease"
+    return 0
+}
+to_disk() { # FILE...: a power failure must not leave a name without its content
+    fsync "$@" 2>/dev/null || sync "$@" 2>/dev/null || sync
+}
+
 survey() { # DIRECTORY THOROUGH
     directory=$1 thorough=$2
     command -v sha256sum >/dev/null 2>&1 || die "this device has no sha256sum"
     mkdir -p "$objects" "$stamps" "$root/bundles" "$root/runtimes" || exit 1
-    # Nobody else writes now: the host holds a lock for this device.
-    rm -rf "$root"/*.part "$objects"/*.part "$root"/bundles/*.part "$root"/runtimes/*.part 2>/dev/null
-    writable=no links=no
+    rm -rf "$root"/*.part "$root"/bundles/*.part "$root"/runtimes/*.part 2>/dev/null
+    writable=no links=no wanted=
     # Not `:`: in a special builtin a failed redirection would end the shell.
     if { true >"$root/link.part"; } 2>/dev/null; then
         writable=yes
@@ -92,9 +133,21 @@ survey() { # DIRECTORY THOROUGH
             echo "copy $sha"
         else
             rm -f "$object.at" 2>/dev/null
+            wanted="$wanted $sha.part"
             echo "missing $sha"
         fi
     done
+    # Of what an interrupted push left, the begin of what is needed now is worth keeping.
+    for part in "$objects"/*.part; do
+        [ -f "$part" ] || continue
+        file=${part##*/}
+        case "$wanted " in
+        *" $file "*) echo "part ${file%.part} $(stat -c %s "$part")" ;;
+        *) rm -f "$part" ;;
+        esac
+    done 2>/dev/null
+    # So `collect` sees that it is in use.
+    [ "$whole" = yes ] && touch "$root/$directory" 2>/dev/null
     echo "whole $whole"
     echo "links $links"
     echo "writable $writable"
@@ -122,6 +175,10 @@ clear() { # DIRECTORY
     room
 }
 
+digest() { # SHA256
+    digest_of "$objects/$1.part"
+}
+
 accept() { # SHA256 MODE
     sha=$1 mode=$2 part=$objects/$1.part
     found=$(digest_of "$part") || exit 1
@@ -129,6 +186,7 @@ accept() { # SHA256 MODE
         rm -f "$part"
         die "SHA-256 $found arrived instead of $sha"
     fi
+    to_disk "$part"
     chmod "$mode" "$part" && mv -f "$part" "$objects/$sha" || exit 1
     write_stamp "$objects/$sha" "$stamps/$sha"
 }
@@ -175,8 +233,58 @@ publish() { # DIRECTORY
     rm -f "$list"
 }
 
-shift 2
+pin() { # DIRECTORY
+    [ -d "$root/$1" ] || die "no $1 in $root"
+    mkdir -p "$pins" && true >"$pins/${1##*/}"
+}
+unpin() { # DIRECTORY
+    rm -f "$pins/${1##*/}"
+}
+
+list() {
+    now=$(date +%s)
+    for path in "$root"/bundles/* "$root"/runtimes/*; do
+        case $path in *.part) continue ;; esac
+        [ -d "$path" ] || continue
+        used=$(stat -c %Y "$path") kib=$(du -sk "$path") pinned=no
+        [ -e "$pins/${path##*/}" ] && pinned=yes
+        echo "directory ${path#"$root"/} $(((now - used) / 86400)) ${kib%%[!0-9]*} $pinned"
+    done
+    room
+}
+
+collect() { # DIRECTORY...
+    for directory in "$@"; do
+        case $directory in bundles/*/* | runtimes/*/* | *..*) die "$directory is no directory of the store" ;; esac
+        case $directory in bundles/?* | runtimes/?*) ;; *) die "$directory is no directory of the store" ;; esac
+        # Out of sight first: what is half removed must not be taken for whole.
+        mv "$root/$directory" "$root/$directory.part" && rm -rf "$root/$directory.part" || exit 1
+        rm -f "$stamps/${directory##*/}".* "$pins/${directory##*/}"
+    done
+    for object in "$objects"/*; do
+        case $object in
+        *.part) rm -f "$object" ;;
+        *.at)
+            IFS= read -r at <"$object"
+            [ -e "$root/$at" ] || rm -f "$object"
+            ;;
+        *)
+            if [ -f "$object" ] && [ "$(stat -c %h "$object")" = 1 ]; then
+                rm -f "$object" "$stamps/${object##*/}"
+            fi
+            ;;
+        esac
+    done
+    room
+}
+
+shift 3
 case $command in
-survey | clear | accept | publish) "$command" "$@" ;;
+lease | release | list) ;;
+survey) [ "$token" = none ] || held || die "the lease on $root was lost to another writer" ;;
+*) held || die "the lease on $root was lost to another writer" ;;
+esac
+case $command in
+lease | release | survey | clear | digest | accept | publish | pin | unpin | list | collect) "$command" "$@" ;;
 *) die "unknown command $command" ;;
 esac

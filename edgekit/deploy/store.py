@@ -6,39 +6,35 @@ links: onnxruntime refuses weights that lie, once links are followed, outside of
 model's folder. Where a device refuses hard links, an object moves into the first
 directory that needs it, and is copied only for further ones. An object arrives as
 ``.part``, is proven by its SHA-256 on the device and renamed; a directory appears
-whole by one rename. So an interrupted push leaves nothing but ``.part``, which the
-next push removes.
+whole by one rename, after its files reached the storage. So an interrupted push leaves
+nothing but ``.part``, which the next push goes on with when it needs it, and else removes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from edgekit.deploy.lease import Lease, writing
+from edgekit.deploy.store_script import facts_of
 from edgekit.device import parsing
-from edgekit.device.base import Device, checked, printable
-from edgekit.errors import DeviceFailedError, EdgekitError, HostStorageError, InputError
+from edgekit.device.base import Device, printable
+from edgekit.errors import DeviceFailedError, EdgekitError, InputError
 from edgekit.progress import Progress, ProgressEvent, silent
-from edgekit.resources import cache_dir, device_scripts_dir
 from edgekit.schema.integrity import path_fault
 
 Kind = Literal["bundles", "runtimes"]
 
-#: A slow device still reads and digests its own storage at this rate (an emulated board: 20 MB/s).
-SLOWEST_DIGEST_BYTES_PER_S = 4 * 1024 * 1024
-#: A shell, some dozen small files.
-OVERHEAD_S = 60.0
 #: Left free on the device: runs are written beside the store, and a full /data makes an Android unusable.
 RESERVE_BYTES = 16 * 1024 * 1024
 #: The device may well be dead; the next push removes what is left behind.
 CLEANUP_TIMEOUT_S = 5.0
-#: Another process on this host may be pushing gigabytes to the same device.
-LOCK_TIMEOUT_S = 3600.0
+#: Read and digested at a time.
+_READ_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +72,8 @@ class _Survey:
     whole: bool
     links: bool
     writable: bool
+    #: Bytes that an interrupted push left of a content.
+    parts: dict[str, int]
 
 
 def content_id(files: Sequence[StoreFile]) -> str:
@@ -91,7 +89,6 @@ class Store:
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        self._script = (device_scripts_dir() / "store.sh").read_text(encoding="utf-8")
 
     def place(
         self, kind: Kind, files: Sequence[StoreFile], *, thorough: bool = False, progress: Progress = silent
@@ -112,32 +109,29 @@ class Store:
         """
         _check_names(files)
         directory = f"{kind}/{content_id(files)}"
-        with _alone(self.device, progress):
-            found = self._survey(directory, files, thorough)
+        with writing(self.device, progress) as lease:
+            found = self._survey(lease, directory, files, thorough)
             sizes = {file.sha256: file.bytes for file in files}
             missing = {sha: size for sha, size in sizes.items() if sha not in found.have}
-            placed = Placed(
-                f"{self.device.root}/{directory}",
-                bytes_sent=sum(missing.values()),
-                bytes_reused=sum(sizes.values()) - sum(missing.values()),
-            )
+            sent = 0
             if not found.whole:
                 self._demand_writable(found)
-                free = parsing.free_bytes(self._call(["clear", self.device.root, directory], files, doing="make room"))
-                self._demand_room(_room_needed(files, missing, found), free)
-                self._upload(files, missing, progress)
-                self._publish(directory, files)
-            return placed
+                output = self._call(lease, ["clear", directory], files, doing="make room")
+                self._demand_room(_room_needed(files, missing, found), parsing.free_bytes(output))
+                sent = self._upload(lease, files, missing, found.parts, progress)
+                self._publish(lease, directory, files)
+            return Placed(f"{self.device.root}/{directory}", bytes_sent=sent, bytes_reused=sum(sizes.values()) - sent)
 
-    def _survey(self, directory: str, files: Sequence[StoreFile], thorough: bool) -> _Survey:
+    def _survey(self, lease: Lease, directory: str, files: Sequence[StoreFile], thorough: bool) -> _Survey:
         output = self._call(
-            ["survey", self.device.root, directory, "yes" if thorough else "no"],
+            lease,
+            ["survey", directory, "yes" if thorough else "no"],
             files,
             doing="look into the store",
             # At worst everything is read, once as an object and once as a copy.
             read_bytes=2 * sum(file.bytes for file in files),
         )
-        words = [line.split(" ", 1) for line in output.splitlines() if " " in line]
+        words = facts_of(output)
         told = {key: value for key, value in words if key in ("whole", "links", "writable")}
         if set(told) != {"whole", "links", "writable"}:
             raise DeviceFailedError(
@@ -150,7 +144,8 @@ class Store:
             copies=frozenset(value for key, value in words if key == "copy"),
             whole=told["whole"] == "yes",
             links=told["links"] == "yes",
-            writable=told["writable"] == "yes",
+            writable=told["writable"] == "yes" and lease.writable,
+            parts=dict(_part(value) for key, value in words if key == "part"),
         )
 
     def _demand_writable(self, found: _Survey) -> None:
@@ -169,8 +164,16 @@ class Store:
                 hint=f"make room there; {self.device.root} itself may be removed, it is filled again as needed",
             )
 
-    def _upload(self, files: Sequence[StoreFile], missing: dict[str, int], progress: Progress) -> None:
-        total, done = sum(missing.values()), 0
+    def _upload(
+        self,
+        lease: Lease,
+        files: Sequence[StoreFile],
+        missing: dict[str, int],
+        parts: dict[str, int],
+        progress: Progress,
+    ) -> int:
+        """Send what is missing; bytes that were sent."""
+        total, done, resumed = sum(missing.values()), 0, 0
         stage = f"push to {self.device.name}"
         for file in files:
             if file.sha256 not in missing:
@@ -178,28 +181,46 @@ class Store:
             before = done
 
             def tell(event: ProgressEvent, before: int = before, name: str = file.name) -> None:
+                lease.renew()
                 progress(ProgressEvent(stage, before + (event.done or 0), total, "bytes", name))
 
             part = f"{self.device.root}/objects/{file.sha256}.part"
             try:
-                self.device.push(file.local, part, progress=tell)
+                begin = self._usable_part(lease, file, parts.get(file.sha256, 0))
+                if begin:
+                    self.device.append(file.local, part, begin, progress=tell)
+                else:
+                    self.device.push(file.local, part, progress=tell)
                 self._call(
-                    ["accept", self.device.root, file.sha256, "0555" if file.executable else "0444"],
+                    lease,
+                    ["accept", file.sha256, "0555" if file.executable else "0444"],
                     (),
                     doing=f"verify {file.name} on the device",
                     read_bytes=file.bytes,
                     hint="push again; if it happens again, the link or the device's storage is bad",
                 )
-            except EdgekitError:
-                # The room that half a file takes may be what others wait for. A dead device keeps it for now.
-                with contextlib.suppress(EdgekitError):
-                    self.device.run(["rm", "-f", part], timeout=CLEANUP_TIMEOUT_S)
+            except EdgekitError as error:
+                if "No space left" in error.message:
+                    # The room that half a file takes may be what others wait for.
+                    with contextlib.suppress(EdgekitError):
+                        self.device.run(["rm", "-f", part], timeout=CLEANUP_TIMEOUT_S)
                 raise
             done += missing.pop(file.sha256)
+            resumed += begin
+        return total - resumed
 
-    def _publish(self, directory: str, files: Sequence[StoreFile]) -> None:
+    def _usable_part(self, lease: Lease, file: StoreFile, there: int) -> int:
+        """How many bytes of a file an interrupted push has brought, and they are right; 0 where it must start anew."""
+        if not 0 < there <= file.bytes:
+            return 0
+        doing = f"look at what arrived of {file.name}"
+        found = self._call(lease, ["digest", file.sha256], (), doing=doing, read_bytes=there).strip()
+        return there if found == _digest_of_start(file.local, there) else 0
+
+    def _publish(self, lease: Lease, directory: str, files: Sequence[StoreFile]) -> None:
         self._call(
-            ["publish", self.device.root, directory],
+            lease,
+            ["publish", directory],
             files,
             doing=f"publish {directory}",
             read_bytes=2 * sum(file.bytes for file in files),
@@ -207,22 +228,39 @@ class Store:
         )
 
     def _call(
-        self, argv: list[str], files: Sequence[StoreFile], *, doing: str, read_bytes: int = 0, hint: str | None = None
+        self,
+        lease: Lease,
+        argv: list[str],
+        files: Sequence[StoreFile],
+        *,
+        doing: str,
+        read_bytes: int = 0,
+        hint: str | None = None,
     ) -> str:
-        output = checked(
-            self.device,
-            ["sh", "-c", self._script, "sh", *argv],
-            doing=doing,
-            hint=hint,
-            stdin="".join(f"{file.line}\n" for file in files).encode(),
-            timeout=OVERHEAD_S + read_bytes / SLOWEST_DIGEST_BYTES_PER_S,
-        )
-        return output.decode("utf-8", "replace")
+        lines = [file.line for file in files]
+        return lease.script.call(*argv, doing=doing, lines=lines, read_bytes=read_bytes, hint=hint)
+
+
+def _part(value: str) -> tuple[str, int]:
+    sha, _, size = value.partition(" ")
+    return sha, int(size) if size.isdigit() and len(size) < 16 else 0
+
+
+def _digest_of_start(path: Path, count: int) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as source:
+            while count and (piece := source.read(min(count, _READ_BYTES))):
+                digest.update(piece)
+                count -= len(piece)
+    except OSError as error:
+        raise InputError(f"read {path}: {error.strerror or error}") from error
+    return digest.hexdigest()
 
 
 def _room_needed(files: Sequence[StoreFile], missing: dict[str, int], found: _Survey) -> int:
     """Bytes that a push will add to the device's storage."""
-    needed = sum(missing.values())
+    needed = sum(size - min(size, found.parts.get(sha, 0)) for sha, size in missing.items())
     if not found.links:
         seen: set[str] = set()
         for file in files:
@@ -230,32 +268,6 @@ def _room_needed(files: Sequence[StoreFile], missing: dict[str, int], found: _Su
                 needed += file.bytes
             seen.add(file.sha256)
     return needed
-
-
-@contextlib.contextmanager
-def _alone(device: Device, progress: Progress) -> Iterator[None]:
-    """Keep other processes of this host from pushing to the same device at the same time."""
-    from filelock import FileLock, Timeout
-
-    folder = cache_dir() / "locks"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{re.sub(r'[^A-Za-z0-9.-]', '_', device.name)}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            progress(ProgressEvent(f"push to {device.name}", detail="waiting for another push to this device"))
-            lock.acquire(timeout=LOCK_TIMEOUT_S)
-    except Timeout as error:
-        raise DeviceFailedError(
-            f"push: another process has been pushing for {LOCK_TIMEOUT_S / 60:g} minutes", device=device.name
-        ) from error
-    except OSError as error:
-        raise HostStorageError(f"make a lock in {folder}: {error.strerror or error}") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _check_names(files: Sequence[StoreFile]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import selectors
 import struct
@@ -51,6 +52,8 @@ ANDROID_ROOT = "/data/local/tmp"
 KILL_TIMEOUT_S = 10.0
 #: How much more than its size says a file may yield.
 PULL_GROWTH_BYTES = 64 * 1024 * 1024
+#: From this size on, what arrived of a file before the device was lost is kept: sending it again takes seconds.
+RESUMABLE_BYTES = 16 * 1024 * 1024
 #: Read from a file and handed to the socket at a time: large enough that Python's share of the time is small.
 _READ_BYTES = 8 * SYNC_PIECE_BYTES
 #: ``ENOENT`` and ``ENOTDIR`` of Linux, whatever the host's numbers are.
@@ -131,7 +134,7 @@ class AdbdDevice(ABC):
         """Run a command to its end (see :meth:`edgekit.device.base.Device.run`)."""
         command = shell_command(argv, cwd, env)
         out, err = Collector(self.name, argv[0]), Collector(self.name, argv[0])
-        code = self._execute(argv[0], command, out, err, stdin or b"", timeout, None)
+        code = self._execute(argv[0], command, out, err, io.BytesIO(stdin or b"").read, timeout, None)
         return Completed(code, out.value(), err.value())
 
     def stream(
@@ -147,7 +150,7 @@ class AdbdDevice(ABC):
         """Run a long command (see :meth:`edgekit.device.base.Device.stream`)."""
         command = shell_command(argv, cwd, env)
         err = Tail(MAX_STREAM_STDERR_BYTES)
-        code = self._execute(argv[0], command, on_stdout, err, b"", timeout, cancel)
+        code = self._execute(argv[0], command, on_stdout, err, io.BytesIO().read, timeout, cancel)
         return Completed(code, b"", err.value())
 
     def push(self, local: Path, remote: str, *, progress: Progress = silent, timeout: float | None = None) -> None:
@@ -160,10 +163,13 @@ class AdbdDevice(ABC):
         with source:
             stat = os.fstat(source.fileno())
             deadline = Deadline(copy_timeout(stat.st_size) if timeout is None else timeout)
+            # adbd removes a file that it could not finish, by its name. Of a large one, what has arrived is worth
+            # keeping, so it gets its real name while it is written.
+            sending = f"{remote}.part" if stat.st_size >= RESUMABLE_BYTES else remote
             with self._talk(f"push {local.name} to {remote}", deadline) as wire:
                 wire.request(b"sync:")
                 # 0o100644: a regular file; what may be executed is marked after it was verified.
-                sync_request(wire, b"SEND", f"{remote},{0o100644}".encode("utf-8", "surrogateescape"))
+                sync_request(wire, b"SEND", f"{sending},{0o100644}".encode("utf-8", "surrogateescape"))
                 done = told = 0
                 with selectors.DefaultSelector() as answer:
                     answer.register(wire.socket, selectors.EVENT_READ)
@@ -174,13 +180,51 @@ class AdbdDevice(ABC):
                         wire.send(_data_frames(piece))
                         done += len(piece)
                         if done - told >= PROGRESS_STEP_BYTES:
+                            if sending != remote and self._rename(sending, remote):
+                                sending = remote
                             progress(ProgressEvent("push", done, stat.st_size, "bytes", local.name))
                             told = done
                 wire.send(b"DONE" + struct.pack("<I", int(stat.st_mtime) & 0xFFFFFFFF))
                 kind, _ = sync_header(wire)
                 if kind != b"OKAY":
                     raise WireError(f"unexpected answer {kind!r} after the file")
-                progress(ProgressEvent("push", done, stat.st_size, "bytes", local.name))
+            if sending != remote and not self._rename(sending, remote):
+                raise DeviceFailedError(f"push {local.name} to {remote}: cannot rename {sending}", device=self.name)
+            progress(ProgressEvent("push", done, stat.st_size, "bytes", local.name))
+
+    def append(
+        self, local: Path, remote: str, offset: int, *, progress: Progress = silent, timeout: float | None = None
+    ) -> None:
+        """Go on with a file (see :meth:`edgekit.device.base.Device.append`)."""
+        check_remote_path(remote)
+        try:
+            source = local.open("rb")
+        except OSError as error:
+            raise InputError(f"read {local}: {error.strerror or error}") from error
+        with source:
+            size = os.fstat(source.fileno()).st_size
+            source.seek(offset)
+            done = told = offset
+
+            def read(count: int) -> bytes:
+                nonlocal done, told
+                piece = _read(source.read, local, count)
+                done += len(piece)
+                if done - told >= PROGRESS_STEP_BYTES or not piece:
+                    progress(ProgressEvent("push", done, size, "bytes", local.name))
+                    told = done
+                return piece
+
+            err = Tail(MAX_STREAM_STDERR_BYTES)
+            # The sync protocol only writes files anew, so this way is the slower one.
+            command = shell_command(["sh", "-c", 'cat >>"$1"', "sh", remote], None, None)
+            limit = copy_timeout(size) if timeout is None else timeout
+            code = self._execute("cat", command, lambda piece: None, err, read, limit, None)
+            if code != 0:
+                raise self._failed(f"push {local.name} to {remote}", RefusedError(printable(err.value())))
+
+    def _rename(self, path: str, target: str) -> bool:
+        return self.run(["mv", "-f", path, target]).exit_code == 0
 
     def pull(self, remote: str, local: Path, *, progress: Progress = silent, timeout: float | None = None) -> None:
         """Copy a file from the device (see :meth:`edgekit.device.base.Device.pull`)."""
@@ -276,7 +320,7 @@ class AdbdDevice(ABC):
         command: str,
         on_stdout: Callable[[bytes], None],
         on_stderr: Callable[[bytes], None],
-        stdin: bytes,
+        stdin: Callable[[int], bytes],
         timeout: float,
         cancel: threading.Event | None,
     ) -> int:
@@ -322,9 +366,9 @@ def _data_frames(piece: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _read(read: Callable[[int], bytes], local: Path) -> bytes:
+def _read(read: Callable[[int], bytes], local: Path, count: int = _READ_BYTES) -> bytes:
     try:
-        return read(_READ_BYTES)
+        return read(count)
     except OSError as error:
         raise InputError(f"read {local}: {error.strerror or error}") from error
 

@@ -28,6 +28,8 @@ from edgekit.errors import DeviceFailedError
 LIVENESS_S = 15.0
 #: adbd answers a stat from its own thread; a loaded phone still manages within this.
 LIVENESS_TIMEOUT_S = 10.0
+#: Frames of input handed to the socket at a time.
+_FRAMES_AT_ONCE = 8
 
 
 class Watched(Protocol):
@@ -55,7 +57,7 @@ class ShellSession:
         device: Watched,
         wire: Wire,
         what: str,
-        stdin: bytes,
+        stdin: Callable[[int], bytes],
         deadline: Deadline,
         cancel: threading.Event | None,
     ) -> None:
@@ -64,10 +66,8 @@ class ShellSession:
         self._what = what
         self._deadline = deadline
         self._cancel = cancel
-        self._outgoing = bytearray()
-        for start in range(0, len(stdin), SYNC_PIECE_BYTES):
-            self._outgoing += shell_frame(STDIN, stdin[start : start + SYNC_PIECE_BYTES])
-        self._outgoing += shell_frame(CLOSE_STDIN)
+        self._stdin: Callable[[int], bytes] | None = stdin
+        self._outgoing = memoryview(b"")
         self._pid = FirstLine()
         self._late = False
         self._kill_at: Deadline | None = None
@@ -105,7 +105,7 @@ class ShellSession:
                 events = ready[0][1] if ready else 0
                 if events & selectors.EVENT_WRITE:
                     self._send_some()
-                    if not self._outgoing:
+                    if not self._outgoing and self._stdin is None:
                         selector.modify(sock, selectors.EVENT_READ)
                 if events & selectors.EVENT_READ:
                     piece = self._wire.receive_some(256 * 1024)
@@ -132,15 +132,28 @@ class ShellSession:
             raise WireError(f"the device is gone ({error.message})") from error
 
     def _send_some(self) -> None:
+        if not self._outgoing and self._stdin is not None:
+            self._outgoing = memoryview(self._next_frames(self._stdin))
         sock = self._wire.socket
         sock.setblocking(False)
         try:
-            sent = sock.send(bytes(self._outgoing[: 256 * 1024]))
+            sent = sock.send(self._outgoing)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             raise WireError(f"connection lost ({error.strerror or error})") from error
-        del self._outgoing[:sent]
+        self._outgoing = self._outgoing[sent:]
+
+    def _next_frames(self, stdin: Callable[[int], bytes]) -> bytes:
+        """Some of the input, as frames; the last says that it ends."""
+        frames: list[bytes] = []
+        for _ in range(_FRAMES_AT_ONCE):
+            piece = stdin(SYNC_PIECE_BYTES)
+            if not piece:
+                self._stdin = None
+                return b"".join([*frames, shell_frame(CLOSE_STDIN)])
+            frames.append(shell_frame(STDIN, piece))
+        return b"".join(frames)
 
     def _look(self) -> None:
         """Send the signal that is due."""

@@ -142,6 +142,25 @@ class Device(Protocol):
         """
         ...
 
+    def append(
+        self,
+        local: Path,
+        remote: str,
+        offset: int,
+        *,
+        progress: Progress = silent,
+        timeout: float | None = None,
+    ) -> None:
+        """Copy what follows the first ``offset`` bytes of a file to the end of a file on the device.
+
+        So goes on what :meth:`push` began: with a large file, what had arrived before the
+        device was lost stays at ``remote``.
+
+        Raises:
+            InputError: ``local`` cannot be read.
+        """
+        ...
+
     def pull(
         self,
         remote: str,

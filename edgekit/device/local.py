@@ -115,6 +115,23 @@ class LocalDevice:
                 with contextlib.suppress(OSError):
                     part.unlink(missing_ok=True)
 
+    def append(
+        self, local: Path, remote: str, offset: int, *, progress: Progress = silent, timeout: float | None = None
+    ) -> None:
+        """Go on with a file (see :meth:`edgekit.device.base.Device.append`)."""
+        check_remote_path(remote)
+        with _as_input(local):
+            source = local.open("rb")
+        with source:
+            size = os.fstat(source.fileno()).st_size
+            deadline = Deadline(copy_timeout(size) if timeout is None else timeout)
+            source.seek(offset)
+            try:
+                with Path(remote).open("ab") as target:
+                    _copy(source, target, size, progress, "push", Path(remote).name, deadline, done=offset)
+            except OSError as error:
+                raise self._failed(f"write {remote}", error) from error
+
     def pull(self, remote: str, local: Path, *, progress: Progress = silent, timeout: float | None = None) -> None:
         """Copy a file out (see :meth:`edgekit.device.base.Device.pull`)."""
         check_remote_path(remote)
@@ -273,9 +290,16 @@ def _as_input(local: Path) -> Iterator[None]:
 
 
 def _copy(
-    source: BinaryIO, target: BinaryIO, size: int, progress: Progress, stage: str, detail: str, deadline: Deadline
+    source: BinaryIO,
+    target: BinaryIO,
+    size: int,
+    progress: Progress,
+    stage: str,
+    detail: str,
+    deadline: Deadline,
+    done: int = 0,
 ) -> None:
-    done = told = 0
+    told = done
     while piece := source.read(_PIECE_BYTES):
         if deadline.passed:
             raise DeviceFailedError(f"{stage} {detail}: not done after {deadline.seconds:g} s", device="local")

@@ -13,13 +13,16 @@ import pytest
 from board import Board
 from userland import SYSTEMS, Userland, install
 
+from edgekit.deploy import housekeeping, lease
 from edgekit.deploy.push import push_files
 from edgekit.deploy.store import RESERVE_BYTES, Store, StoreFile
+from edgekit.deploy.store_script import StoreScript
 from edgekit.device import conditions, facts
+from edgekit.device.adbd import RESUMABLE_BYTES
 from edgekit.device.base import Device
 from edgekit.device.local import LocalDevice
 from edgekit.errors import DeviceFailedError, EdgekitError
-from edgekit.progress import ProgressEvent
+from edgekit.progress import ProgressEvent, silent
 
 MIB = 1 << 20
 board_test = pytest.mark.board
@@ -200,6 +203,95 @@ def test_an_interrupted_push_leaves_only_parts_which_the_next_removes(device: Us
     assert placed.bytes_reused == 2 * MIB
     assert len(device.pushed) == 1
     assert not [name for name in listing(device) if ".part" in name]
+
+
+def test_a_large_file_goes_on_where_it_was_cut(device: Userland, tmp_path: Path) -> None:
+    data = os.urandom(RESUMABLE_BYTES + 3 * MIB)
+    big = file(tmp_path, "weights", data)
+    cut_at = 9 * MIB
+
+    def interrupt(event: ProgressEvent) -> None:
+        if (event.done or 0) > cut_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Store(device).place("bundles", [big], progress=interrupt)
+    assert listing(device, "/bundles") == []
+    if device.name == "local":
+        # A copy on one machine is never cut by a link; this is what a power failure leaves.
+        Path(f"{device.root}/objects/{big.sha256}.part").write_bytes(data[:cut_at])
+    there = device.stat(f"{device.root}/objects/{big.sha256}.part")
+    assert there is not None
+    assert 0 < there.size < len(data)
+    placed = Store(device).place("bundles", [big])
+    assert placed.bytes_sent == len(data) - there.size
+    assert content(device, f"{placed.directory}/weights") == data
+    assert not [name for name in listing(device) if ".part" in name]
+
+
+def test_what_is_left_of_a_file_is_used_only_when_it_is_right(device: Userland, tmp_path: Path) -> None:
+    data = os.urandom(3 * MIB)
+    big = file(tmp_path, "weights", data)
+    for left in (b"X" * MIB, data + b"more", b""):
+        (tmp_path / "left").write_bytes(left)
+        device.run(["mkdir", "-p", f"{device.root}/objects"])
+        device.plain.push(tmp_path / "left", f"{device.root}/objects/{big.sha256}.part")
+        placed = Store(device).place("bundles", [big])
+        assert placed.bytes_sent == len(data)
+        assert content(device, f"{placed.directory}/weights") == data
+        device.run(["rm", "-rf", device.root])
+
+
+def test_a_writer_on_another_host_is_waited_for(
+    device: Userland, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "POLL_S", 0.05)
+    weights = file(tmp_path, "weights", b"weights")
+    told: list[str] = []
+    with lease.writing(device, silent) as other:
+        # Another host has other locks on its own disk.
+        monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "other host"))
+        monkeypatch.setattr(lease, "WAIT_TIMEOUT_S", 0.2)
+        with pytest.raises(DeviceFailedError, match=r"held by .*process"):
+            Store(device).place("bundles", [weights], progress=lambda event: told.append(event.detail or ""))
+        assert any("held by" in detail for detail in told)
+        other.script.call("survey", "bundles/x", "no", doing="go on")
+    assert Store(device).place("bundles", [weights]).bytes_sent == 7
+
+
+def test_the_lease_of_a_host_that_died_expires(device: Userland, tmp_path: Path) -> None:
+    weights = file(tmp_path, "weights", b"weights")
+    dead = StoreScript(device)
+    assert "granted" in dead.call("lease", "a host that died", "5", doing="ask")
+    device.plain.run(["touch", "-d", "2020-01-01 00:00:00", f"{device.root}/lease"])
+    assert Store(device).place("bundles", [weights]).bytes_sent == 7
+    # Should it come back to life, it may not write any more.
+    with pytest.raises(DeviceFailedError, match="lost to another writer"):
+        dead.call("clear", "bundles/x", doing="go on")
+
+
+def test_what_is_long_unused_goes_and_what_is_shared_or_pinned_stays(device: Userland, tmp_path: Path) -> None:
+    shared, own, other = (file(tmp_path, name, os.urandom(MIB)) for name in ("shared", "own", "other"))
+    old = Store(device).place("bundles", [shared, own])
+    new = Store(device).place("bundles", [shared, other])
+    pinned = Store(device).place("bundles", [own])
+    name = pinned.directory.removeprefix(f"{device.root}/")
+    housekeeping.set_pinned(device, name, True)
+    for placed in (old, pinned):
+        device.plain.run(["touch", "-d", "2020-01-01 00:00:00", placed.directory])
+    before = listing(device)
+    plan = housekeeping.prune(device, unused_days=30, dry_run=True)
+    assert [f"{device.root}/{one.path}" for one in plan.removed] == [old.directory]
+    assert listing(device) == before
+    done = housekeeping.prune(device, unused_days=30)
+    assert done.removed == plan.removed
+    for placed, one in ((new, shared), (new, other), (pinned, own)):
+        assert content(device, f"{placed.directory}/{one.name}") == one.local.read_bytes()
+    assert Store(device).place("bundles", [shared, own]).bytes_sent == 0
+    housekeeping.set_pinned(device, name, False)
+    assert len(housekeeping.prune(device, unused_days=0).removed) == 3
+    assert [one for one in listing(device) if one.startswith(("objects", "bundles"))] == []
+    assert Store(device).place("bundles", [shared]).bytes_sent == MIB
 
 
 def test_a_file_that_arrives_damaged_is_not_taken_in(device: Userland, tmp_path: Path) -> None:
