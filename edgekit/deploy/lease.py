@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
@@ -53,7 +55,7 @@ def writing(device: Device, progress: Progress) -> Iterator[Lease]:
         DeviceFailedError: another writer does not end, or the device is lost.
         HostStorageError: no lock can be made on this host.
     """
-    script = StoreScript(device)
+    script = StoreScript(device, _host_id())
     with _alone_on_host(device, progress):
         deadline = time.monotonic() + WAIT_TIMEOUT_S
         while True:
@@ -89,6 +91,30 @@ def _ask(script: StoreScript) -> str:
     raise DeviceFailedError(
         "ask for the store: the device's answer makes no sense", device=script.device.name, detail=printable(output)
     )
+
+
+def _host_id() -> str:
+    """A word of this host's own. Since one of its processes writes at a time, a lease that a dead one left is ours.
+
+    Raises:
+        HostStorageError: it cannot be kept.
+    """
+    path = cache_dir() / "host-id"
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+            part.write_text(secrets.token_hex(8), encoding="ascii")
+            with contextlib.suppress(FileExistsError):
+                # Unlike a rename, a link does not replace what another process made meanwhile.
+                os.link(part, path)
+            part.unlink()
+        found = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeError) as error:
+        raise HostStorageError(f"keep this host's name in {path}: {error}") from error
+    if not re.fullmatch(r"[0-9a-f]{16}", found):
+        raise HostStorageError(f"read this host's name: {path} holds {printable(found, 40)!r}", hint=f"remove {path}")
+    return found
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 
 from edgekit.device.base import Device, checked
@@ -12,16 +11,16 @@ from edgekit.resources import device_scripts_dir
 SLOWEST_DIGEST_BYTES_PER_S = 4 * 1024 * 1024
 #: A shell, some dozen small files.
 OVERHEAD_S = 60.0
-#: The word for a writer that cannot write, because the storage is read-only.
+#: The word for who does not write.
 NO_LEASE = "none"
 
 
 class StoreScript:
     """One user of a device's store; ``lease`` is the word by which the device knows it."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, lease: str = NO_LEASE) -> None:
         self.device = device
-        self.lease = secrets.token_hex(8)
+        self.lease = lease
         self._script = (device_scripts_dir() / "store.sh").read_text(encoding="utf-8")
 
     def call(

@@ -261,7 +261,7 @@ def test_a_writer_on_another_host_is_waited_for(
 
 def test_the_lease_of_a_host_that_died_expires(device: Userland, tmp_path: Path) -> None:
     weights = file(tmp_path, "weights", b"weights")
-    dead = StoreScript(device)
+    dead = StoreScript(device, "0123456789abcdef")
     assert "granted" in dead.call("lease", "a host that died", "5", doing="ask")
     device.plain.run(["touch", "-d", "2020-01-01 00:00:00", f"{device.root}/lease"])
     assert Store(device).place("bundles", [weights]).bytes_sent == 7
