@@ -5,7 +5,7 @@ Use them from the package itself: ``edgekit.export(...)``, ``edgekit.probe(...)`
 
 from edgekit.api.analysing import compare, operators, query, report
 from edgekit.api.calibrating import calibrate
-from edgekit.api.delivering import push
+from edgekit.api.delivering import prune, push
 from edgekit.api.estimating import check_estimates, estimate
 from edgekit.api.exporting import export, verify
 from edgekit.api.informing import devices, doctor, model, models
@@ -24,6 +24,7 @@ __all__ = [
     "models",
     "operators",
     "probe",
+    "prune",
     "pull",
     "push",
     "query",

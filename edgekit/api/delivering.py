@@ -1,4 +1,4 @@
-"""``edgekit.push``: bundles onto a device."""
+"""``edgekit.push`` and ``edgekit.prune``: bundles onto a device, and off it again."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from edgekit.progress import Progress, silent
 
 if TYPE_CHECKING:
+    from edgekit.deploy.housekeeping import Pruned
     from edgekit.deploy.push import PushedBundle
 
 
@@ -17,6 +18,7 @@ def push(
     *,
     device: str | None = None,
     allow_unfaithful: bool = False,
+    pin: bool = False,
     progress: Progress = silent,
 ) -> list[PushedBundle]:
     """Put bundles into a device's store; what lies there already is not sent again.
@@ -25,6 +27,7 @@ def push(
         bundles: folders of bundles.
         device: ``local`` (default), ``adb``, ``adb:SERIAL`` or ``adb:HOST:PORT``.
         allow_unfaithful: push bundles that failed the gate, too.
+        pin: keep them whatever their age (see :func:`prune`).
         progress: told of every file.
 
     Raises:
@@ -40,4 +43,30 @@ def push(
     for folder in folders:
         check_bundle(folder)
     target = resolve(device)
-    return [push_bundle(target, folder, allow_unfaithful=allow_unfaithful, progress=progress) for folder in folders]
+    pushed = [push_bundle(target, folder, allow_unfaithful=allow_unfaithful, progress=progress) for folder in folders]
+    if pin and target.transport != "local":  # on this machine nothing is copied
+        from edgekit.deploy.housekeeping import set_pinned
+
+        for one in pushed:
+            set_pinned(target, one.directory.removeprefix(f"{target.root}/"), True, progress=progress)
+    return pushed
+
+
+def prune(
+    *, device: str | None = None, unused_days: int = 30, dry_run: bool = False, progress: Progress = silent
+) -> Pruned:
+    """Remove bundles and runtimes from a device's store that were not used for long and are not pinned.
+
+    Args:
+        device: as in :func:`push`.
+        unused_days: days since the last push or probe; 0 is everything.
+        dry_run: only tell what would go.
+        progress: told while waiting for another writer.
+
+    Raises:
+        DeviceUnavailableError, DeviceFailedError: no such device, or it failed.
+    """
+    from edgekit.deploy.housekeeping import prune as prune_store
+    from edgekit.device.discover import resolve
+
+    return prune_store(resolve(device), unused_days=unused_days, dry_run=dry_run, progress=progress)

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "push": ("edgekit.cli.push", "Put bundles on a device."),
     "probe": ("edgekit.cli.probe", "Measure bundles on a device."),
     "pull": ("edgekit.cli.pull", "Fetch runs that were left on a device."),
+    "prune": ("edgekit.cli.prune", "Remove from a device what was not used for long."),
     "compare": ("edgekit.cli.compare", "Compare runs in a table."),
     "operators": ("edgekit.cli.operators", "Show where the time goes, operator by operator."),
     "report": ("edgekit.cli.report", "Write an HTML report of runs."),

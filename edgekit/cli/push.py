@@ -16,8 +16,9 @@ from edgekit.reporting.tables import Format
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
 @device_option
 @click.option("--allow-unfaithful", is_flag=True, help="Push bundles that failed the gate, too.")
+@click.option("--pin", is_flag=True, help="Keep them there when `edgekit prune` removes what was not used for long.")
 @output_option
-def command(bundles: tuple[Path, ...], device: str | None, allow_unfaithful: bool, output: Format) -> None:
+def command(bundles: tuple[Path, ...], device: str | None, allow_unfaithful: bool, pin: bool, output: Format) -> None:
     """Put BUNDLES into a device's store; what lies there already is not sent again.
 
     \b
@@ -27,5 +28,5 @@ def command(bundles: tuple[Path, ...], device: str | None, allow_unfaithful: boo
     import edgekit
 
     with shown() as progress:
-        pushed = edgekit.push(bundles, device=device, allow_unfaithful=allow_unfaithful, progress=progress)
+        pushed = edgekit.push(bundles, device=device, allow_unfaithful=allow_unfaithful, pin=pin, progress=progress)
     print_pushes(pushed, output)

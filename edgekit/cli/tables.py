@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgekit.analysis.operators import Breakdown
     from edgekit.analysis.query import Answer
     from edgekit.deploy.doctor import Finding
+    from edgekit.deploy.housekeeping import Pruned
     from edgekit.deploy.push import PushedBundle
     from edgekit.device.discover import DeviceRecord
     from edgekit.schema.bundle import Gate
@@ -162,6 +163,23 @@ def print_pushes(pushed: Sequence[PushedBundle], output: Format) -> None:
         column("directory", "on the device"),
     ]
     _show(Table(records, ["model", "recipe", "sent_bytes", "reused_bytes", "directory"], columns), output)
+
+
+def print_pruned(pruned: Pruned, dry_run: bool, output: Format) -> None:
+    """What went from a store, and what stays."""
+    fates = [("would go" if dry_run else "removed", one) for one in pruned.removed]
+    fates += [("pinned" if one.pinned else "stays", one) for one in pruned.kept]
+    keys = ["path", "bytes", "unused_days", "fate"]
+    records = [
+        {"path": one.path, "bytes": one.bytes, "unused_days": one.unused_days, "fate": fate} for fate, one in fates
+    ]
+    columns = [
+        column("path", "in the store"),
+        column("bytes", "size", formats.size, right=True),
+        column("unused_days", "days unused", right=True),
+        column("fate", ""),
+    ]
+    _show(Table(records, keys, columns), output)
 
 
 def print_models(models: Sequence[ModelFacts], output: Format) -> None:
