@@ -14,7 +14,7 @@ import msgspec
 
 from edgekit.schema import codec
 from edgekit.schema.plan import Plan
-from edgekit.schema.run import MANIFEST, Conditions, Launch, Run
+from edgekit.schema.run import MANIFEST, Clocks, Conditions, Launch, Run
 from edgekit.schema.storage import write_atomically
 
 
@@ -64,6 +64,11 @@ class RunWriter:
         if stderr:
             write_atomically(self.directory / launch.directory / "stderr.txt", stderr)
         self.run = msgspec.structs.replace(self.run, launches=[*self.run.launches, launch])
+        self._save()
+
+    def note_clocks(self, clocks: Clocks) -> None:
+        """Record the clock readings so far."""
+        self.run = msgspec.structs.replace(self.run, clocks=clocks)
         self._save()
 
     def finish(self, status: str, after: Conditions | None) -> None:

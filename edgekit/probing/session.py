@@ -23,6 +23,7 @@ from edgekit.errors import (
     UnfaithfulError,
 )
 from edgekit.probing import recovery
+from edgekit.probing.clocks import read_clock
 from edgekit.probing.launcher import LaunchOutcome, launch_probe
 from edgekit.probing.planning import Cell, check_protocol, default_threads, launch_order, make_plan
 from edgekit.probing.run_writer import RunWriter, now
@@ -31,7 +32,7 @@ from edgekit.schema import codec
 from edgekit.schema.bundle import Bundle
 from edgekit.schema.operators import OPERATOR_MAP
 from edgekit.schema.protocol import Protocol
-from edgekit.schema.run import Conditions, DeviceFacts, Launch, Run
+from edgekit.schema.run import ClockReading, Clocks, Conditions, DeviceFacts, Launch, Run
 from edgekit.schema.storage import write_atomically
 
 #: Launches of one combination that may fail in a row before the session stops: a device that
@@ -89,6 +90,9 @@ class Session:
             self._open_run(target, identity, before)
             for target, identity in zip(self.targets, self._identities(), strict=True)
         ]
+        clocks = Clocks(begin=self._read_clock())
+        for writer in writers:
+            writer.note_clocks(clocks)
         try:
             self._run_all(writers, launch_order(len(self.targets), threads, self.protocol))
         except BaseException as error:
@@ -101,7 +105,9 @@ class Session:
                     self._clean_device(writers)
             raise
         after = conditions.read(self.device)
+        clocks = msgspec.structs.replace(clocks, end=self._read_clock())
         for writer in writers:
+            writer.note_clocks(clocks)
             writer.finish("done", after)
         self._clean_device(writers)
         return [writer.directory for writer in writers]
@@ -135,6 +141,11 @@ class Session:
         self.progress(
             ProgressEvent(f"measure on {self.device.name}", done=len(order), total=len(order), unit="launches")
         )
+
+    def _read_clock(self) -> list[ClockReading]:
+        # Every probe tells the same clock; that of onnxruntime starts faster, having no library to load.
+        probes = sorted(self.targets, key=lambda target: target.bundle.runtime.name != "onnxruntime")
+        return read_clock(self.device, probes[0].probe_path)
 
     def _clean_device(self, writers: list[RunWriter]) -> None:
         if not self.leave_on_device:

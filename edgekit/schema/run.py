@@ -97,6 +97,25 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     message: str | None = None
 
 
+class ClockReading(msgspec.Struct, frozen=True, kw_only=True):
+    """One round trip: the device's clock (that of its events) was read between two readings of the host's.
+
+    Nanoseconds, both monotonic; ``host_unix_ns`` is the host's wall clock at ``host_before_ns``.
+    """
+
+    host_before_ns: int
+    device_ns: int
+    host_after_ns: int
+    host_unix_ns: int
+
+
+class Clocks(msgspec.Struct, frozen=True, kw_only=True):
+    """Clock readings at a session's begin and end; ``end`` is empty where the session did not reach it."""
+
+    begin: list[ClockReading]
+    end: list[ClockReading] = msgspec.field(default_factory=list)
+
+
 class Run(Document, frozen=True, kw_only=True):
     """``run.json``."""
 
@@ -122,3 +141,5 @@ class Run(Document, frozen=True, kw_only=True):
     command: list[str]
     #: Operators were timed, which slows everything: nothing in this run is a speed.
     profiled: bool = False
+    #: The device's clock beside the host's; None in older runs.
+    clocks: Clocks | None = None
