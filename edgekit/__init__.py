@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         query,
         report,
         run,
+        timeline,
         verify,
     )
 
@@ -50,6 +51,7 @@ __all__ = [
     "query",
     "report",
     "run",
+    "timeline",
     "verify",
 ]
 

@@ -64,7 +64,7 @@ class Alignment:
         return self.half_trip_ns + (self.drift_ns or 0) + outside * MAX_DRIFT_PPM // _PPM
 
     def at(self, text: str) -> tuple[int, int] | None:
-        """The device's clock and its error at a wall-clock time of the host, as documents have it; None if it is none."""
+        """The device's clock and its error at a time that a document of the host tells; None where it is no time."""
         try:
             moment = datetime.fromisoformat(text)
         except ValueError:
@@ -99,4 +99,6 @@ def _place(readings: Sequence[ClockReading]) -> tuple[int, int, int] | None:
         return None
     best = min(sound, key=lambda reading: reading.host_after_ns - reading.host_before_ns)
     middle = (best.host_before_ns + best.host_after_ns) // 2
-    return middle, best.device_ns - middle, (best.host_after_ns - best.host_before_ns) // 2 + 1
+    half = (best.host_after_ns - best.host_before_ns) // 2 + 1
+    # The clocks drift during the trip, too.
+    return middle, best.device_ns - middle, half + half * MAX_DRIFT_PPM // _PPM + 1

@@ -3,7 +3,7 @@
 Use them from the package itself: ``edgekit.export(...)``, ``edgekit.probe(...)``.
 """
 
-from edgekit.api.analysing import compare, operators, query, report
+from edgekit.api.analysing import compare, operators, query, report, timeline
 from edgekit.api.calibrating import calibrate
 from edgekit.api.delivering import prune, push
 from edgekit.api.estimating import check_estimates, estimate
@@ -30,5 +30,6 @@ __all__ = [
     "query",
     "report",
     "run",
+    "timeline",
     "verify",
 ]

@@ -96,3 +96,26 @@ def query(
     from edgekit.analysis.run_index import find_runs, load_runs
 
     return ask(sql, load_runs(find_runs(runs), on_broken=on_broken, progress=progress))
+
+
+def timeline(run: str | Path, *, out: str | Path = "timeline.pftrace") -> Path:
+    """Write a run's course over time as a Perfetto trace, for https://ui.perfetto.dev.
+
+    Args:
+        run: a run directory; one that was cut short gives a trace with marked gaps.
+        out: the file to write.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        InputError: the run is missing or broken.
+        HostStorageError: the file cannot be written.
+    """
+    from edgekit.analysis.load import load_run
+    from edgekit.analysis.timeline import timeline_of
+    from edgekit.reporting.perfetto import write_timeline
+
+    path = Path(out)
+    write_timeline(timeline_of(load_run(Path(run))), path)
+    return path

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prune": ("edgekit.cli.prune", "Remove from a device what was not used for long."),
     "compare": ("edgekit.cli.compare", "Compare runs in a table."),
     "operators": ("edgekit.cli.operators", "Show where the time goes, operator by operator."),
+    "timeline": ("edgekit.cli.timeline", "Write a run's course over time as a Perfetto trace."),
     "report": ("edgekit.cli.report", "Write an HTML report of runs."),
     "query": ("edgekit.cli.query", "Ask runs a question in SQL."),
     "models": ("edgekit.cli.models", "List the known models."),

@@ -9,9 +9,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from trace_reader import read_trace
 
 import edgekit
 from edgekit.analysis import operators_etdump, operators_onnxruntime
+from edgekit.analysis.clocks import align
 from edgekit.analysis.load import load_run
 from edgekit.analysis.operators import BETWEEN, aligned, breakdown, clock_offset, profiled_samples
 from edgekit.cli.main import _exit_code
@@ -134,6 +136,36 @@ def test_operators_add_up_to_the_trial(profiled: dict[str, Path], name: str) -> 
         assert sum(row.share for row in rows if row.test == test) == pytest.approx(1, abs=0.3)
         assert all(row.samples == ROUNDS and row.low <= row.share <= row.high for row in rows)
         assert any(row.operator == BETWEEN and row.module == "runtime" for row in rows)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_timeline_shows_operators_within_their_tokens(profiled: dict[str, Path], tmp_path: Path, name: str) -> None:
+    read = read_trace(edgekit.timeline(profiled[name], out=tmp_path / "t.pftrace"))
+    passes = read.slices("pass")
+    assert len(passes) == ROUNDS * (1 + DECODED)
+    timed = [entry for entry in read.slices("prefill", "token") if entry.name.startswith(("pp", "token"))]
+    for entry in passes:
+        error = entry.details["clock error, ns"] + 2000
+        assert any(whole.start - error <= entry.start and entry.end <= whole.end + error for whole in timed)
+    operators = read.slices("operator")
+    assert {entry.details["module"] for entry in operators} >= {"attention", "FFN", "LM head", "norm", "embedding"}
+    assert all(entry.depth > 0 for entry in operators)
+    assert bool(read.slices("delegate")) == name.startswith("executorch")
+    found = breakdown([load_run(profiled[name])], ["operator"]).rows
+    wanted = sum(row.calls * row.samples for row in found if not row.operator.startswith("("))
+    assert len(operators) == wanted
+
+
+def test_clocks_are_compared_in_every_session(profiled: dict[str, Path]) -> None:
+    clocks = codec.read(profiled["onnxruntime w4"] / "run.json", Run).clocks
+    assert clocks is not None
+    assert clocks.begin
+    assert clocks.end
+    found = align(clocks)
+    assert found is not None
+    # Here the device is this machine: one clock.
+    assert abs(found.device_ns(found.host_ns[-1]) - found.host_ns[-1]) <= found.error_ns(found.host_ns[-1])
+    assert not found.jumped
 
 
 def test_a_profiled_run_is_no_speed(
