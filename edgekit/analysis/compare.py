@@ -9,12 +9,16 @@ from dataclasses import dataclass
 import msgspec
 
 from edgekit.analysis import memory, metrics, statistics
+from edgekit.analysis.causes import causes_of
 from edgekit.analysis.comparison import Comparison, Pairing, Ratio, Row
 from edgekit.analysis.labels import labels
 from edgekit.analysis.limited import lowered_limits
 from edgekit.analysis.load import RunData
 from edgekit.analysis.metrics import Sample, Test
+from edgekit.analysis.roofline import roofline_of
+from edgekit.analysis.usage import usage_of
 from edgekit.errors import InputError
+from edgekit.schema.device_profile import DeviceProfile, Interval, measured_profiles, profile_of
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,18 @@ class _Judged:
     evidence: list[str]
 
 
-def compare(runs: Sequence[RunData], baseline: RunData | str | None = None) -> Comparison:
+def compare(
+    runs: Sequence[RunData],
+    baseline: RunData | str | None = None,
+    *,
+    profiles: Sequence[DeviceProfile] | None = None,
+) -> Comparison:
     """Compare runs test by test.
 
     Args:
         runs: at least one; of any models, plans and devices.
         baseline: the run that ratios refer to, itself or its id or label; the first run when None.
+        profiles: measured device profiles that rooflines are drawn from; None: all of the user's.
 
     Returns:
         One row per run and test, in the order of ``runs``. A row has a ratio only where the
@@ -60,6 +70,7 @@ def compare(runs: Sequence[RunData], baseline: RunData | str | None = None) -> C
     base = runs[base_index]
     base_samples = metrics.samples(base)
 
+    known = measured_profiles() if profiles is None else profiles
     rows: list[Row] = []
     waiting: list[_Judged] = []
     faults: list[str] = []
@@ -72,11 +83,17 @@ def compare(runs: Sequence[RunData], baseline: RunData | str | None = None) -> C
             faults.append(f"{label}: was profiled, so that its times are no speed")
         elif not found:
             faults.append(f"{label}: no trial was measured")
+        usage = usage_of(data) if found else {}
+        profile = profile_of(data.run.device, known)
         for test, measured in found.items():
             reason = _no_ratio(data, base, test, base_samples)
             if reason is None:
                 waiting.append(_difference(len(rows), measured, base_samples[test], data, base))
-            rows.append(_row(data, label, test, measured, reason))
+            row = _row(data, label, test, measured, reason)
+            speed = Interval(median=row.median_tok_s, low=row.low_tok_s, high=row.high_tok_s)
+            line = roofline_of(data, test, speed, profile)
+            causes = causes_of(test, usage[test], data.run.device, data.bundle, line, found) if test in usage else []
+            rows.append(msgspec.structs.replace(row, roofline=line, causes=causes))
     family = [entry for entry in waiting if entry.difference.p is not None]
     corrected = statistics.holm([entry.difference.p for entry in family if entry.difference.p is not None])
     by_row = {entry.row: value for entry, value in zip(family, corrected, strict=True)}

@@ -46,6 +46,8 @@ def comparison_table(comparison: Comparison) -> Table:
         Column("t/s", speed_text, right=True),
         Column("95% interval", lambda record: formats.interval(record["low_tok_s"], record["high_tok_s"]), right=True),
     ]
+    if any(row.roofline for row in rows):
+        columns.append(column("roofline", "of roofline", roofline_text, right=True))
     if len({row.runtime for row in rows}) > 1:
         columns.append(column("runtime", "runtime"))
     if len({row.device for row in rows}) > 1:
@@ -184,8 +186,37 @@ def notes(comparison: Comparison) -> list[str]:
     ]
     if unstable:
         found.append(f"Unstable samples: {', '.join(unstable)}.")
+    found += explanations(comparison)
     found += [f"Missing: {fault}." for fault in comparison.faults]
     return list(dict.fromkeys(found))
+
+
+def explanations(comparison: Comparison) -> list[str]:
+    """Why tests are as slow as they are: what the roofline rests on, and each cause with its evidence and remedy."""
+    found = []
+    for line in (row.roofline for row in comparison.rows):
+        if line is not None:
+            how = (
+                "measured on the device" if line.measured else "published of its chip; `edgekit calibrate` measures it"
+            )
+            found.append(f"Roofline: {formats.plain_text(line.profile)}, {how}.")
+    for row in comparison.rows:
+        for cause in row.causes:
+            what = f"{row.label} {row.test} with {row.threads} {'thread' if row.threads == 1 else 'threads'}"
+            evidence = formats.plain_text("; ".join(cause.evidence), limit=400)
+            found.append(f"{what}: {cause.kind}: {evidence}. Next: {formats.plain_text(cause.remedy, limit=400)}.")
+    return list(dict.fromkeys(found))
+
+
+def roofline_text(value: Any) -> str:
+    """``71% [68%, 74%]``: the share reached of what the device allows."""
+    if value is None:
+        return formats.MISSING
+    share = value["share"]
+    text = f"{share['median']:.0%}"
+    if share["low"] is None or share["high"] is None:
+        return text
+    return f"{text} [{share['low']:.0%}, {share['high']:.0%}]"
 
 
 def render_comparison(comparison: Comparison, format: Format) -> str:

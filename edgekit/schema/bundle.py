@@ -104,6 +104,8 @@ class OnnxInterface(msgspec.Struct, frozen=True, kw_only=True):
     cache_dtype: Literal["float32", "float16"]
     logits: str
     logits_dtype: Literal["float32", "float16"]
+    #: ``all``: the graph makes logits ``[1, n, vocab]`` of every position, which costs time and memory in a prefill.
+    logits_positions: Literal["last", "all"] = "last"
 
 
 class Runtime(msgspec.Struct, frozen=True, kw_only=True):

@@ -92,11 +92,11 @@ OrtModel::OrtModel(const OrtLibrary& library, const ort::Env* env, const Artefac
       memory_(api_),
       run_options_(api_),
       tokens_(static_cast<std::size_t>(positions) * sizeof(std::int64_t)),
-      logits_(static_cast<std::size_t>(artefact.vocab) * bytes_of(artefact.interface.logits_type)),
+      logits_(static_cast<std::size_t>(artefact.interface.all_logits ? positions : 1) *
+              static_cast<std::size_t>(artefact.vocab) * bytes_of(artefact.interface.logits_type)),
       session_(api_),
       seqlens_value_(api_),
       total_value_(api_),
-      logits_value_(api_),
       step_(api_),
       prefill_(api_) {
   const auto model = [this](ort::Status* status, const char* attempted) {
@@ -108,8 +108,6 @@ OrtModel::OrtModel(const OrtLibrary& library, const ort::Env* env, const Artefac
   create_session(env, threads);
   create_tensor(seqlens_value_, &seqlens_k_, sizeof seqlens_k_, {1}, ort::Element::kInt32);
   create_tensor(total_value_, &total_, sizeof total_, {}, ort::Element::kInt32);
-  create_tensor(logits_value_, logits_.data(), logits_.bytes(), {1, 1, artefact_.vocab},
-                element_of(artefact_.interface.logits_type));
   logits_.touch(0, logits_.bytes());
   tokens_.touch(0, tokens_.bytes());
   create_cache();
@@ -212,6 +210,10 @@ void OrtModel::bind(Pass& pass, std::int64_t* tokens, std::int64_t count) {
   const OnnxInterface& interface = artefact_.interface;
   create_tensor(pass.tokens, tokens, static_cast<std::size_t>(count) * sizeof *tokens, {1, count},
                 ort::Element::kInt64);
+  const std::int64_t rows = interface.all_logits ? count : 1;
+  create_tensor(pass.logits, logits_.data(),
+                static_cast<std::size_t>(rows * artefact_.vocab) * bytes_of(interface.logits_type),
+                {1, rows, artefact_.vocab}, element_of(interface.logits_type));
   check(api_.create_io_binding(session_.get(), pass.binding.out()), Exit::kModel, "model", "create a binding");
   const auto input = [&](const std::string& name, const OrtOwned<ort::Value>& value) {
     check(api_.bind_input(pass.binding.get(), name.c_str(), value.get()), Exit::kModel, "model", "bind input " + name);
@@ -223,7 +225,7 @@ void OrtModel::bind(Pass& pass, std::int64_t* tokens, std::int64_t count) {
   input(interface.tokens, pass.tokens);
   input(interface.seqlens_k, seqlens_value_);
   input(interface.total_sequence_length, total_value_);
-  output(interface.logits, logits_value_);
+  output(interface.logits, pass.logits);
   // Past and present are one buffer: the attention operator then appends in place instead of copying the cache.
   for (std::size_t i = 0; i < cache_values_.size(); ++i) {
     input(interface.past[i], cache_values_[i]);
@@ -243,6 +245,7 @@ void OrtModel::run(const Pass& pass, std::int64_t count) {
   ort::Status* status = api_.run_with_binding(session_.get(), run_options_.get(), pass.binding.get());
   if (status) check(status, Exit::kRun, "run", "run the model over " + std::to_string(count) + " tokens");
   past_ += count;
+  if (artefact_.interface.all_logits) last_ = count - 1;
 }
 
 void OrtModel::run_prefill() { run(prefill_, prefill_count_); }
@@ -253,6 +256,7 @@ void OrtModel::run_step(std::int64_t token) {
 }
 
 float OrtModel::logit(std::int64_t id) const {
+  id += last_ * artefact_.vocab;
   if (artefact_.interface.logits_type == ElementType::kFloat16)
     return half_to_float(static_cast<const std::uint16_t*>(logits_.data())[id]);
   return static_cast<const float*>(logits_.data())[id];

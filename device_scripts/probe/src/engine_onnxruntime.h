@@ -115,8 +115,9 @@ class OrtModel {
  private:
   // One set of inputs and outputs: step and prefill differ in the token tensor only.
   struct Pass {
-    explicit Pass(const ort::Api& api) : tokens(api), binding(api) {}
+    explicit Pass(const ort::Api& api) : tokens(api), logits(api), binding(api) {}
     OrtOwned<ort::Value> tokens;
+    OrtOwned<ort::Value> logits;
     OrtOwned<ort::IoBinding> binding;
   };
 
@@ -139,6 +140,8 @@ class OrtModel {
   std::int32_t seqlens_k_ = 0;
   std::int32_t total_ = 0;
   std::int64_t past_ = 0;
+  // Place of the last pass's last position among the logits.
+  std::int64_t last_ = 0;
   std::vector<Buffer> cache_;
   // Positions whose pages exist.
   std::int64_t reserved_ = 0;
@@ -146,7 +149,6 @@ class OrtModel {
   OrtOwned<ort::Session> session_;
   OrtOwned<ort::Value> seqlens_value_;
   OrtOwned<ort::Value> total_value_;
-  OrtOwned<ort::Value> logits_value_;
   std::vector<OrtOwned<ort::Value>> cache_values_;
   Pass step_;
   Pass prefill_;

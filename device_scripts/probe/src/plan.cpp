@@ -126,6 +126,11 @@ OnnxInterface read_interface(const Json& json, std::int64_t context) {
   out.cache_type = element_type(in.text("cache_dtype"), in.path("cache_dtype"));
   out.logits = in.text("logits");
   out.logits_type = element_type(in.text("logits_dtype"), in.path("logits_dtype"));
+  if (in.optional("logits_positions")) {
+    const std::string positions = in.text("logits_positions");
+    if (positions != "last" && positions != "all") fail(in.path("logits_positions") + " is neither last nor all");
+    out.all_logits = positions == "all";
+  }
   const auto& shapes = in.array("cache_shape");
   if (shapes.size() > kMaxCacheTensors) fail("artefact.interface.cache_shape has too many entries");
   if (out.past.size() != shapes.size() || out.present.size() != shapes.size())

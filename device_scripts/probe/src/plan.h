@@ -22,6 +22,8 @@ struct OnnxInterface {
   ElementType cache_type = ElementType::kFloat32;
   std::string logits;
   ElementType logits_type = ElementType::kFloat32;
+  // The graph makes logits of every position, [1, n, vocab]; the last one's are used.
+  bool all_logits = false;
 };
 
 struct Artefact {
