@@ -1,0 +1,1 @@
+"""Results of other tools: reading theirs, writing ours in their form."""
