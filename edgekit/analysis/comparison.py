@@ -11,6 +11,7 @@ from edgekit.analysis.memory import ContextGrowth, MemorySplit
 from edgekit.analysis.roofline import Roofline
 from edgekit.analysis.statistics import Verdict
 from edgekit.schema.codec import Document
+from edgekit.schema.imported import ImportedRun
 
 #: How two results were measured relative to each other.
 Pairing = Literal["in turn", "same session, not in turn", "not measured in turn"]
@@ -120,3 +121,5 @@ class Comparison(Document, frozen=True, kw_only=True):
     rows: list[Row]
     #: What is missing or could not be read, by run.
     faults: list[str]
+    #: Results of other tools, shown beside the rows and compared with none: nothing is known of how they were measured.
+    imported: list[ImportedRun] = msgspec.field(default_factory=list)

@@ -11,6 +11,7 @@ from edgekit.schema import codec
 from edgekit.schema import run as run_schema
 from edgekit.schema.bundle import Bundle
 from edgekit.schema.event import Stream
+from edgekit.schema.imported import MANIFEST as IMPORTED
 from edgekit.schema.plan import Plan
 from edgekit.schema.run import Launch, Run
 from edgekit.schema.stream import read_stream_file
@@ -57,6 +58,11 @@ def load_run(path: Path | str) -> RunData:
         UnsupportedError: a file was written by a newer edgekit.
     """
     directory = Path(path)
+    if (directory / IMPORTED).is_file():
+        raise InputError(
+            f"read run from {directory}: it was imported and holds no events",
+            hint="compare and report show imported results; everything else needs a run that edgekit measured",
+        )
     if not (directory / run_schema.MANIFEST).is_file():
         raise InputError(
             f"read run from {directory}: there is no {run_schema.MANIFEST}",

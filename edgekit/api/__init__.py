@@ -3,7 +3,7 @@
 Use them from the package itself: ``edgekit.export(...)``, ``edgekit.probe(...)``.
 """
 
-from edgekit.api.analysing import compare, operators, query, report, timeline
+from edgekit.api.analysing import compare, import_results, operators, query, report, timeline
 from edgekit.api.calibrating import calibrate
 from edgekit.api.delivering import prune, push
 from edgekit.api.estimating import check_estimates, estimate
@@ -20,6 +20,7 @@ __all__ = [
     "doctor",
     "estimate",
     "export",
+    "import_results",
     "model",
     "models",
     "operators",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from edgekit.analysis.operators import Breakdown
     from edgekit.analysis.query import Answer
     from edgekit.errors import EdgekitError
+    from edgekit.schema.imported import ImportedRun, SourceFormat
 
 
 def compare(runs: Sequence[str | Path], *, baseline: str | None = None) -> Comparison:
@@ -26,9 +27,12 @@ def compare(runs: Sequence[str | Path], *, baseline: str | None = None) -> Compa
         InputError: a run is missing or broken, or no run is called ``baseline``.
     """
     from edgekit.analysis.compare import compare as compare_runs
+    from edgekit.analysis.interchange.beside import with_imported
+    from edgekit.analysis.interchange.importing import find_imported
     from edgekit.analysis.run_index import find_runs, load_runs
 
-    return compare_runs(load_runs(find_runs(runs)), baseline=baseline)
+    measured, imported = find_imported(runs)
+    return with_imported(load_runs(find_runs(measured)), imported, lambda found: compare_runs(found, baseline))
 
 
 def operators(runs: Sequence[str | Path], *, by: Sequence[str] = ("module", "operator")) -> Breakdown:
@@ -65,12 +69,44 @@ def report(runs: Sequence[str | Path], *, out: str | Path = "report.html", progr
         InputError: a run is missing or broken.
         HostStorageError: the file cannot be written.
     """
+    from edgekit.analysis.interchange.importing import find_imported
     from edgekit.analysis.run_index import find_runs, load_runs
     from edgekit.reporting.html import write_report
 
     path = Path(out)
-    write_report(load_runs(find_runs(runs), progress=progress), path, progress=progress)
+    measured, imported = find_imported(runs)
+    write_report(load_runs(find_runs(measured), progress=progress), path, imported=imported, progress=progress)
     return path
+
+
+def import_results(
+    file: str | Path,
+    format: SourceFormat,
+    *,
+    out: str | Path = "runs",
+    device: str | None = None,
+    model: str | None = None,
+) -> list[tuple[Path, ImportedRun]]:
+    """Read another tool's results as runs that stand beside ours in tables and reports.
+
+    Args:
+        file: what the tool wrote.
+        format: ``llama-bench`` (JSON, JSON Lines, CSV or SQL), ``executorch`` (the runner's output) or ``genai``.
+        out: folder for the runs.
+        device: name of a device profile; speeds above its roofline are marked.
+        model: the model's name, where the file does not tell it.
+
+    Returns:
+        Each directory with what it holds.
+
+    Raises:
+        InputError: not that tool's file, or no such profile; nothing was written.
+    """
+    from edgekit.analysis.interchange.importing import import_file
+    from edgekit.schema.device_profile import load_device_profile
+
+    profile = load_device_profile(device) if device is not None else None
+    return import_file(Path(file), format, Path(out), device=profile, model=model)
 
 
 def query(

@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from edgekit.analysis.comparison import Comparison
     from edgekit.analysis.regression import Limit, Regression
 
-FORMATS = ("md", "csv", "json", "jsonl", "sql", "github")
+LLAMA_BENCH = "llama-bench-"
+FORMATS = (
+    "md",
+    "csv",
+    "json",
+    "jsonl",
+    "sql",
+    "github",
+    *(LLAMA_BENCH + name for name in ("json", "jsonl", "csv", "sql")),
+)
 
 
 class LimitType(click.ParamType["Limit"]):
@@ -54,7 +63,8 @@ class LimitType(click.ParamType["Limit"]):
     type=click.Choice(FORMATS),
     default="md",
     show_default=True,
-    help="Format on standard output; github: annotations, and the table in the job's summary.",
+    help="Format on standard output; github: annotations, and the table in the job's summary; "
+    "llama-bench-…: as llama-bench writes it.",
 )
 def command(
     runs: tuple[Path, ...], baseline: str | None, limits: tuple[Limit, ...], junit: Path | None, output: str
@@ -78,6 +88,10 @@ def command(
         write_atomically(junit, junit_xml(comparison, beyond))
     if output == "github":
         _print_github(comparison, beyond)
+    elif output.startswith(LLAMA_BENCH):
+        from edgekit.reporting.llama_bench import render_llama_bench
+
+        click.echo(render_llama_bench(comparison, output.removeprefix(LLAMA_BENCH)), nl=False)  # type: ignore[arg-type]
     else:
         print_comparison(comparison, output)  # type: ignore[arg-type]
     if beyond:

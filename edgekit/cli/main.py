@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("edgekit.cli.compare", "Compare runs in a table."),
     "operators": ("edgekit.cli.operators", "Show where the time goes, operator by operator."),
     "timeline": ("edgekit.cli.timeline", "Write a run's course over time as a Perfetto trace."),
+    "import": ("edgekit.cli.import_results", "Import results of llama-bench, ExecuTorch or onnxruntime-genai."),
     "report": ("edgekit.cli.report", "Write an HTML report of runs."),
     "query": ("edgekit.cli.query", "Ask runs a question in SQL."),
     "models": ("edgekit.cli.models", "List the known models."),

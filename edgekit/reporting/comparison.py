@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edgekit.analysis.comparison import Comparison, Row
+from edgekit.analysis.interchange.beside import records
 from edgekit.analysis.statistics import SESSION_ALLOWANCE
 from edgekit.reporting import formats
 from edgekit.reporting.tables import Column, Format, Record, Table, column, print_table, render
@@ -34,10 +35,12 @@ ROW_KEYS = tuple(name for name in Row.__struct_fields__ if name not in ("ratio",
 
 def comparison_table(comparison: Comparison) -> Table:
     """All figures, one record per run and test; people see llama-bench's columns, the interval and the verdict."""
-    records = [_record(row) for row in comparison.rows]
-    rows = comparison.rows
+    imported = [
+        dict.fromkeys((*ROW_KEYS, *RATIO_KEYS)) | record for run in comparison.imported for record in records(run)
+    ]
+    found = [*(_record(row) for row in comparison.rows), *imported]
     columns = [
-        Column("model", lambda record: formats.plain_text(f"{record['model']} {record['recipe']}")),
+        Column("model", lambda record: formats.plain_text(f"{record['model']} {record['recipe'] or ''}".strip())),
         column("size_bytes", "size", formats.size, right=True),
         column("parameters", "params", formats.count, right=True),
         column("backend", "backend", backend_text),
@@ -46,16 +49,17 @@ def comparison_table(comparison: Comparison) -> Table:
         Column("t/s", speed_text, right=True),
         Column("95% interval", lambda record: formats.interval(record["low_tok_s"], record["high_tok_s"]), right=True),
     ]
-    if any(row.roofline for row in rows):
+    if any(row.roofline for row in comparison.rows):
         columns.append(column("roofline", "of roofline", roofline_text, right=True))
-    if len({row.runtime for row in rows}) > 1:
+    if len({record["runtime"] for record in found}) > 1:
         columns.append(column("runtime", "runtime"))
-    if len({row.device for row in rows}) > 1:
+    if len({record["device"] for record in found}) > 1:
         columns.append(column("device", "device"))
-    if len({row.run for row in rows}) > 1:
-        columns.append(Column(f"vs {comparison.baseline_label}", ratio_text, right=True))
+    if len({record["run"] for record in found}) > 1 or imported:
+        title = f"vs {comparison.baseline_label}" if comparison.rows else "ratio"
+        columns.append(Column(title, ratio_text, right=True))
         columns.append(Column("verdict", verdict_text))
-    return Table(records, (*ROW_KEYS, *RATIO_KEYS), columns, notes=notes(comparison))
+    return Table(found, (*ROW_KEYS, *RATIO_KEYS), columns, notes=notes(comparison))
 
 
 def bundle_table(comparison: Comparison) -> Table:
@@ -188,6 +192,11 @@ def notes(comparison: Comparison) -> list[str]:
         found.append(f"Unstable samples: {', '.join(unstable)}.")
     found += explanations(comparison)
     found += [f"Missing: {fault}." for fault in comparison.faults]
+    for run in comparison.imported:
+        found.append(
+            f"Imported from {run.format} ({run.source}): how it was measured is not known, so no verdict is given."
+        )
+        found += [f"{run.model} · {run.runtime}: {note}." for note in run.notes]
     return list(dict.fromkeys(found))
 
 
@@ -241,7 +250,11 @@ def _further_tables(comparison: Comparison) -> list[Table]:
 
 def speed_text(record: Record) -> str:
     """``123.45 ± 1.20``, as llama-bench writes it; marked where it is no speed of real hardware."""
-    text = f"{record['median_tok_s']:.2f} ± {record['stddev_tok_s']:.2f}"
+    # Some imported results are means without samples.
+    median = record["median_tok_s"]
+    text = f"{record['mean_tok_s']:.2f} (mean)" if median is None else f"{median:.2f}"
+    if record["stddev_tok_s"] is not None:
+        text += f" ± {record['stddev_tok_s']:.2f}"
     return text if record["fidelity"] == "real" else f"({record['fidelity']}) {text}"
 
 

@@ -22,6 +22,7 @@ from edgekit.reporting.comparison import records_of
 from edgekit.reporting.formats import plain_text
 from edgekit.reporting.sections import all_sections
 from edgekit.reporting.sections.base import MAX_CELL, Report, Section
+from edgekit.schema.imported import ImportedRun
 from edgekit.schema.storage import check_writable, write_atomically
 
 STAGE = "write report"
@@ -40,6 +41,7 @@ def write_report(
     *,
     baseline: RunData | str | None = None,
     title: str | None = None,
+    imported: Sequence[ImportedRun] = (),
     progress: Progress = silent,
 ) -> Path:
     """Write the report on ``runs`` to ``path``; nothing is left there if it fails.
@@ -49,6 +51,7 @@ def write_report(
         path: the file to write, ``.html``.
         baseline: what ratios refer to; the first run when None.
         title: heading of the page; models and devices when None.
+        imported: results of other tools, shown beside the runs.
         progress: told of each plot.
 
     Raises:
@@ -59,7 +62,7 @@ def write_report(
     if target.is_dir():
         raise InputError(f"write report to {target}: it is a directory", hint="name a file, such as report.html")
     check_writable(target.parent, doing=f"write report to {target}")
-    text = render_report(runs, baseline=baseline, title=title, progress=progress)
+    text = render_report(runs, baseline=baseline, title=title, imported=imported, progress=progress)
     try:
         write_atomically(target, text.encode())
     except OSError as error:
@@ -74,10 +77,11 @@ def render_report(
     *,
     baseline: RunData | str | None = None,
     title: str | None = None,
+    imported: Sequence[ImportedRun] = (),
     progress: Progress = silent,
 ) -> str:
     """The report as text (arguments and errors as :func:`write_report`)."""
-    comparison = _shown(compare(runs, baseline))
+    comparison = msgspec.structs.replace(_shown(compare(runs, baseline)), imported=list(imported))
     names = [plain_text(name) for name in labels(runs)]
     groups = by_device(runs)
     parts = _drawn(all_sections(Report(runs, names, groups, comparison)), progress)

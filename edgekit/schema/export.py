@@ -9,6 +9,7 @@ import msgspec
 from edgekit.schema.bundle import Bundle
 from edgekit.schema.device_profile import DeviceProfile
 from edgekit.schema.event import AnyEvent
+from edgekit.schema.imported import ImportedRun
 from edgekit.schema.plan import Plan
 from edgekit.schema.protocol import Protocol
 from edgekit.schema.recipe import RecipeProfile
@@ -22,6 +23,7 @@ DOCUMENTS: dict[str, Any] = {
     "recipe": RecipeProfile,
     "protocol": Protocol,
     "device": DeviceProfile,
+    "imported": ImportedRun,
 }
 
 

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,7 @@ from edgekit.errors import InputError
 from edgekit.schema import codec
 from edgekit.schema.device_profile import DeviceProfile
 from edgekit.schema.imported import MANIFEST, ImportedRun, SourceFormat
+from edgekit.schema.run import MANIFEST as RUN_MANIFEST
 
 READERS: dict[SourceFormat, Callable[[str, str], list[Draft]]] = {
     "llama-bench": llama_bench.read,
@@ -70,19 +71,21 @@ def import_file(
     return [(_write(run, data, out), run) for run in runs]
 
 
-def load_imported(path: Path) -> ImportedRun:
-    """Read an imported run from its directory.
+def find_imported(paths: Iterable[Path | str]) -> tuple[list[Path], list[ImportedRun]]:
+    """Paths of measured runs, or that may hold some, and the imported runs that the others are or hold.
 
     Raises:
-        InputError: it is broken.
+        InputError: an imported run is broken.
         UnsupportedError: it was written by a newer edgekit.
     """
-    return codec.read(path / MANIFEST, ImportedRun)
-
-
-def is_imported(path: Path) -> bool:
-    """Whether a directory holds an imported run."""
-    return (path / MANIFEST).is_file()
+    measured: list[Path] = []
+    found: list[Path] = []
+    for path in map(Path, paths):
+        inside = [path] if (path / MANIFEST).is_file() else sorted(entry.parent for entry in path.glob(f"*/{MANIFEST}"))
+        found += inside
+        if not inside or (path not in inside and any(path.glob(f"*/{RUN_MANIFEST}"))):
+            measured.append(path)
+    return measured, [codec.read(path / MANIFEST, ImportedRun) for path in found]
 
 
 def _run(
