@@ -139,7 +139,10 @@ def check_protocol(protocol: Protocol, bundle: Bundle, *, cpus: int) -> None:
     if sustain and protocol.depths:
         needs.append(protocol.depths[0] + sustained_tokens(protocol))
     if not needs or not (protocol.repetitions > 0 or sustain):
-        raise InputError("plan the session: no test is left", hint="give a prompt length (-p) or tokens to decode (-n)")
+        raise InputError(
+            "plan the session: no test is left",
+            hint="give a prompt length (-p) or tokens to decode (-n), and at least one repetition (-r)",
+        )
     need = max(needs)
     if protocol.context not in (None, bundle.runtime.context_length):
         raise InputError(

@@ -210,7 +210,7 @@ def test_bad_arguments(
         (["-p", "0", "-n", "0"], 3, "no test is left"),
         (["-t", "0"], 2, "at least 1"),
         (["-t", "100000"], 3, "100000 threads"),
-        (["-r", "0"], 2, "'--repetitions'"),
+        (["-r", "0"], 3, "at least one repetition"),
         (["--protocol", "nosuch"], 3, "'nosuch'"),
         (["--out", "file/below"], 10, "file/below"),
     ],
