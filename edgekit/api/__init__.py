@@ -11,6 +11,7 @@ from edgekit.api.exporting import export, verify
 from edgekit.api.informing import devices, doctor, model, models
 from edgekit.api.measuring import probe, pull
 from edgekit.api.running import run
+from edgekit.api.surveying import preview_survey, published_survey, survey
 
 __all__ = [
     "calibrate",
@@ -24,13 +25,16 @@ __all__ = [
     "model",
     "models",
     "operators",
+    "preview_survey",
     "probe",
     "prune",
+    "published_survey",
     "pull",
     "push",
     "query",
     "report",
     "run",
+    "survey",
     "timeline",
     "verify",
 ]

@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "calibrate": ("edgekit.cli.calibrate", "Measure what a device can do at best."),
     "estimate": ("edgekit.cli.estimate", "Say whether a model will fit on a device, and how fast it will be."),
     "recipes": ("edgekit.cli.recipes", "List the quantization recipes."),
+    "survey": ("edgekit.cli.survey", "Test a published survey's claims on models of your own."),
     "doctor": ("edgekit.cli.doctor", "Say what is missing on this machine, and what installs it."),
     "build-probe": ("edgekit.cli.build_probe", "Build the native probe."),
     "schema": ("edgekit.cli.schema", "Print the JSON Schema of a document."),

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from edgekit_export.pipeline import ExportOutcome
 
 
-def _show(table: Table, output: Format) -> None:
+def show(table: Table, output: Format) -> None:
+    """Any table, as text or drawn."""
     if _drawn(output):
         from rich.console import Console
 
@@ -60,14 +61,14 @@ def print_operators(found: Breakdown, output: Format) -> None:
     """Where the time of profiled runs went."""
     from edgekit.reporting.operators import operator_table
 
-    _show(operator_table(found), output)
+    show(operator_table(found), output)
 
 
 def print_answer(answer: Answer, output: Format) -> None:
     """What a query gave."""
     from edgekit.reporting.query import answer_table
 
-    _show(answer_table(answer), output)
+    show(answer_table(answer), output)
 
 
 def print_exports(outcomes: Sequence[ExportOutcome], output: Format) -> None:
@@ -103,7 +104,7 @@ def print_exports(outcomes: Sequence[ExportOutcome], output: Format) -> None:
             "bundle", lambda record: formats.plain_text(record["bundle"]) + (" (again)" if record["reused"] else "")
         ),
     ]
-    _show(Table(records, list(records[0]) if records else [], columns), output)
+    show(Table(records, list(records[0]) if records else [], columns), output)
 
 
 def _gate_word(faithful: bool | None, refusal: str | None) -> str:
@@ -132,7 +133,7 @@ def print_gate(gate: Gate, output: Format) -> None:
         column("cause", "cause"),
     ]
     notes = [f"Compared with {gate.reference} on {gate.text}."]
-    _show(Table(records, ["check", "passed", "found", "limit", "cause"], columns, notes), output)
+    show(Table(records, ["check", "passed", "found", "limit", "cause"], columns, notes), output)
 
 
 def print_devices(devices: Sequence[DeviceRecord], output: Format) -> None:
@@ -141,7 +142,7 @@ def print_devices(devices: Sequence[DeviceRecord], output: Format) -> None:
     records = [{key: getattr(device, key) for key in keys} for device in devices]
     columns = [column(key, "device" if key == "name" else key) for key in keys[:-1]]
     columns.append(column("advice", "what to do", lambda value: formats.plain_text(value) if value else ""))
-    _show(Table(records, keys, columns), output)
+    show(Table(records, keys, columns), output)
 
 
 def print_pushes(pushed: Sequence[PushedBundle], output: Format) -> None:
@@ -162,7 +163,7 @@ def print_pushes(pushed: Sequence[PushedBundle], output: Format) -> None:
         column("reused_bytes", "there already", formats.size, right=True),
         column("directory", "on the device"),
     ]
-    _show(Table(records, ["model", "recipe", "sent_bytes", "reused_bytes", "directory"], columns), output)
+    show(Table(records, ["model", "recipe", "sent_bytes", "reused_bytes", "directory"], columns), output)
 
 
 def print_pruned(pruned: Pruned, dry_run: bool, output: Format) -> None:
@@ -179,7 +180,7 @@ def print_pruned(pruned: Pruned, dry_run: bool, output: Format) -> None:
         column("unused_days", "days unused", right=True),
         column("fate", ""),
     ]
-    _show(Table(records, keys, columns), output)
+    show(Table(records, keys, columns), output)
 
 
 def print_models(models: Sequence[ModelFacts], output: Format) -> None:
@@ -199,7 +200,7 @@ def print_models(models: Sequence[ModelFacts], output: Format) -> None:
         column("weights", "weights"),
     ]
     keys = list(type(models[0]).__struct_fields__) if models else []
-    _show(Table(records, keys, columns, [f"{len(models)} models."], name="models"), output)
+    show(Table(records, keys, columns, [f"{len(models)} models."], name="models"), output)
 
 
 def _heads(record: Record) -> str:
@@ -228,7 +229,7 @@ def print_model(model: ModelFacts, profile: ModelProfile, output: Format) -> Non
         column("source", "source"),
         column("doubt", "remark", lambda value: formats.plain_text(value) if value else ""),
     ]
-    _show(Table(records, ["fact", "value", "source", "doubt"], columns, name="model"), output)
+    show(Table(records, ["fact", "value", "source", "doubt"], columns, name="model"), output)
 
 
 def _fact(value: Any) -> str:
@@ -244,19 +245,19 @@ def print_estimates(model: str, estimates: Sequence[Estimate], explain: bool, ou
     from edgekit.reporting.estimate import estimate_table, terms_table
 
     if explain and output != "md":
-        _show(terms_table(estimates), output)
+        show(terms_table(estimates), output)
         return
-    _show(estimate_table(model, estimates), output)
+    show(estimate_table(model, estimates), output)
     if explain:
         click.echo()
-        _show(terms_table(estimates), output)
+        show(terms_table(estimates), output)
 
 
 def print_calibration(profile: DeviceProfile, output: Format) -> None:
     """What a device can do."""
     from edgekit.reporting.calibration import calibration_table
 
-    _show(calibration_table(profile), output)
+    show(calibration_table(profile), output)
 
 
 def print_proof(predictions: Sequence[Prediction], output: Format) -> None:
@@ -264,7 +265,7 @@ def print_proof(predictions: Sequence[Prediction], output: Format) -> None:
     from edgekit.analysis.estimator.proof import summarize
     from edgekit.reporting.estimate import proof_table
 
-    _show(proof_table(predictions, summarize(predictions)), output)
+    show(proof_table(predictions, summarize(predictions)), output)
 
 
 def print_recipes(recipes: Sequence[RecipeProfile], output: Format) -> None:
@@ -285,7 +286,7 @@ def print_recipes(recipes: Sequence[RecipeProfile], output: Format) -> None:
         Column("runtimes", lambda record: ", ".join(record["runtimes"]) or formats.MISSING),
         Column("refused", lambda record: "; ".join(f"{name}: {why}" for name, why in record["refused"].items())),
     ]
-    _show(Table(records, ["name", "title", "runtimes", "refused", "description"], columns), output)
+    show(Table(records, ["name", "title", "runtimes", "refused", "description"], columns), output)
 
 
 def print_findings(findings: Sequence[Finding], output: Format) -> None:
@@ -299,4 +300,4 @@ def print_findings(findings: Sequence[Finding], output: Format) -> None:
         column("needed_for", "needed for"),
         column("install_command", "install", lambda value: formats.plain_text(value) if value else ""),
     ]
-    _show(Table(records, keys, columns), output)
+    show(Table(records, keys, columns), output)

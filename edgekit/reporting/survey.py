@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgekit.analysis.survey.judging import ClaimResult, SurveyResult
+from edgekit.analysis.survey.workload import BYTES_PER_S, EXPORT_S, LAUNCH_S, MULTIPLY_ADDS_PER_S, Preview
 from edgekit.reporting import formats
 from edgekit.reporting.tables import Column, Record, Table, column
 
@@ -41,7 +42,8 @@ def verdict_table(result: SurveyResult) -> Table:
         for verdict in ("supported", "contradicted", "not shown")
     )
     notes = [
-        f"{result.title}, on {result.device}: {counts}.",
+        f"{result.title}.",
+        f"On {result.device}: {counts}.",
         f"Intervals of 95%; p values corrected for {result.comparisons} hypotheses (Holm).",
         *result.faults,
     ]
@@ -65,6 +67,38 @@ def figure_table(result: SurveyResult) -> Table:
     return Table(records, _KEYS, columns, notes, name="survey_figures")
 
 
+def preview_summary(preview: Preview) -> str:
+    """The plan in a sentence."""
+    rough = f"about {formats.number(max(preview.seconds / 60, 0.1), 2)} min"
+    unknown = f", {preview.unknown} cells not counted" if preview.unknown else ""
+    return (
+        f"{preview.title}: {len(preview.cells)} cells, {preview.exports} bundles ({formats.size(preview.bytes)}), "
+        f"{preview.launches} launches, {rough}{unknown}"
+    )
+
+
+def preview_table(preview: Preview) -> Table:
+    """One record a cell."""
+    keys = ("group", "model", "recipe", "context", "parameters", "bytes", "launches", "seconds")
+    records = [{key: getattr(cell, key) for key in keys} for cell in preview.cells]
+    columns = [
+        column("group", "group"),
+        column("model", "model"),
+        column("recipe", "recipe"),
+        column("context", "context", right=True),
+        column("parameters", "params", formats.count, right=True),
+        column("bytes", "size", formats.size, right=True),
+        column("launches", "launches", right=True),
+        column("seconds", "time", formats.seconds, right=True),
+    ]
+    notes = [
+        preview_summary(preview) + ".",
+        f"Times assume {MULTIPLY_ADDS_PER_S / 1e9:g} G multiply-adds/s and {BYTES_PER_S / 1e9:g} GB/s.",
+        f"And {LAUNCH_S:g} s for a launch, {EXPORT_S:g} s for an export; rests are as the protocol has them.",
+    ]
+    return Table(records, keys, columns, notes, name="survey_plan")
+
+
 def _why(record: Record) -> str:
     return formats.plain_text(record["reason"], limit=200) if record["reason"] else ""
 
@@ -72,7 +106,7 @@ def _why(record: Record) -> str:
 def _records(item: ClaimResult) -> list[Record]:
     head = {"claim": item.number, "statement": item.claim, "claim_verdict": item.verdict, "reason": item.reason}
     if not item.figures:
-        return [{**{key: None for key in _KEYS}, **head, "verdict": item.verdict}]
+        return [{**dict.fromkeys(_KEYS), **head, "verdict": item.verdict}]
     return [
         {
             **head,

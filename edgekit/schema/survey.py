@@ -15,6 +15,7 @@ from edgekit.schema.codec import Document, upgrade_and_convert
 #: More than anybody measures: a damaged plan.
 MAX_ITEMS = 1000
 MAX_REPETITIONS = 1000
+MAX_SUSTAIN_S = 24 * 3600.0
 
 
 class SurveyModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,7 +36,10 @@ class SurveyGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     generates: list[int] | None = None
     depths: list[int] | None = None
     decode_depths: list[int] | None = None
+    #: 0 with ``sustain_s``: long runs only.
     repetitions: int | None = None
+    #: Seconds of decoding without a rest by each bundle, after the rounds.
+    sustain_s: float | None = None
 
 
 class SurveyContrast(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -151,8 +155,11 @@ def _check(plan: SurveyPlan, origin: str) -> None:
         ]
         if any(length < 0 for length in lengths) or (group.context is not None and group.context < 1):
             refuse(f"group {group.name!r} has a negative length")
-        if group.repetitions is not None and not 1 <= group.repetitions <= MAX_REPETITIONS:
-            refuse(f"group {group.name!r} has {group.repetitions} repetitions, 1 to {MAX_REPETITIONS} can be")
+        least = 0 if group.sustain_s else 1
+        if group.repetitions is not None and not least <= group.repetitions <= MAX_REPETITIONS:
+            refuse(f"group {group.name!r} has {group.repetitions} repetitions, {least} to {MAX_REPETITIONS} can be")
+        if group.sustain_s is not None and not 0 < group.sustain_s <= MAX_SUSTAIN_S:
+            refuse(f"group {group.name!r} sustains for {group.sustain_s:g} s, up to {MAX_SUSTAIN_S:g} can be")
     for contrast in plan.contrasts:
         unknown = sorted({contrast.one, contrast.other} - set(models))
         if unknown:

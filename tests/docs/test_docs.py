@@ -25,6 +25,13 @@ def test_generated_files_are_up_to_date() -> None:
     assert checked.returncode == 0, checked.stdout + "run `make docs`"
 
 
+def test_the_surveys_tables_are_up_to_date() -> None:
+    checked = subprocess.run(
+        [sys.executable, ROOT / "tools" / "survey_tables.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stdout + "run `python tools/survey_tables.py`"
+
+
 def test_every_documented_program_is_known() -> None:
     programs = {line.split()[0] for block in blocks() for line in block.commands}
     assert programs <= OURS | FOREIGN

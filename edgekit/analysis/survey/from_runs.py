@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgekit.analysis import metrics
 from edgekit.analysis.load import RunData
-from edgekit.analysis.survey.evidence import Contrast, Evidence, Memory, Shape, Subject, Timing
+from edgekit.analysis.survey.evidence import Contrast, Evidence, Memory, Shape, Stamina, Subject, Timing
+from edgekit.analysis.sustained import sustained
 from edgekit.schema.bundle import Bundle
 from edgekit.schema.event import Bye, Loaded
 
@@ -28,7 +29,8 @@ class SurveyedRun:
 
 def runs_evidence(runs: Sequence[SurveyedRun], *, title: str, contrasts: Iterable[Contrast] = ()) -> Evidence:
     """What the runs show. A run that cannot be believed is left out and named in ``faults``."""
-    usable, faults = [], []
+    usable: list[SurveyedRun] = []
+    faults: list[str] = []
     for run in _of_one_bundle(runs, faults):
         reason = _unusable(run.data)
         if reason is None:
@@ -42,8 +44,9 @@ def runs_evidence(runs: Sequence[SurveyedRun], *, title: str, contrasts: Iterabl
         device=", ".join(devices) or "no device",
         timings=_timings(usable),
         memories=_memories(usable),
+        stamina=list(_stamina(usable)),
         contrasts=list(contrasts),
-        gaps={9: "the runtimes compute on the CPU"},
+        gaps={9: "the runtimes compute on the CPU", 11: "operators were not profiled"},
         faults=faults,
     )
 
@@ -131,6 +134,14 @@ def _timings(runs: Sequence[SurveyedRun]) -> list[Timing]:
         )
         for (subject, group, test), rounds in found.items()
     ]
+
+
+def _stamina(runs: Iterable[SurveyedRun]) -> Iterator[Stamina]:
+    for run in runs:
+        subject = subject_of(run.model, run.data.bundle)
+        for item in sustained(run.data):
+            if item.retained is not None:
+                yield Stamina(subject, item.lasted_s, item.retained)
 
 
 def _memories(runs: Sequence[SurveyedRun]) -> list[Memory]:

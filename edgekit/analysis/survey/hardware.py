@@ -16,12 +16,12 @@ _Pair = tuple[Timing, Timing]
 
 
 def gpu_gains_in_prefill(evidence: Evidence) -> Examined:
-    """Claim 9: speed-up by the GPU of prefill over that of decode, above one; and of prefill for each doubled prompt."""
+    """Claim 9: the GPU's speed-up of prefill over that of decode, and of prefill for each doubled prompt, above one."""
     kinds = {timing.subject.processor for timing in evidence.timings}
     if "gpu" not in kinds:
         return Examined(missing=evidence.gaps.get(9, "nothing was measured on a GPU"))
     if "cpu" not in kinds:
-        return Examined(missing="nothing was measured on the CPU beside the GPU")
+        return Examined(missing=evidence.gaps.get(9, "nothing was measured on the CPU beside the GPU"))
     pairs = _pairs(evidence.timings)
     phases = {pair[0].phase for pair in pairs}
     rounds = shared_rounds([timing for pair in pairs for timing in pair])

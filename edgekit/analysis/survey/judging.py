@@ -1,7 +1,7 @@
 """From hypotheses to verdicts: corrected for their number, decided by rules that are stated here.
 
-A hypothesis is *supported* when its effect lies on the claimed side, with a p value below 5% after Holm's correction over
-all hypotheses of the survey and an interval that leaves out the edge; *contradicted* when the same holds for the
+A hypothesis is *supported* when its effect lies on the claimed side, with a p value below 5% after Holm's correction
+over all hypotheses of the survey and an interval that leaves out the edge; *contradicted* when the same holds for the
 other side, or when the interval shows an effect smaller than what would matter (``margin``); else *not shown*.
 A claim is supported when each of its parts is, contradicted when one is, else not shown. A part is one hypothesis,
 or several of one ``part`` of which one suffices.
@@ -22,6 +22,10 @@ from edgekit.schema.codec import Document
 Verdict = Literal["supported", "contradicted", "not shown"]
 #: How a figure is read: a factor (of times, shown as such), a share, a rank correlation, or a plain number.
 Unit = Literal["x", "share", "correlation", "R²", "bytes"]
+
+
+#: More parts than these are counted, not named.
+_NAMED = 2
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,8 @@ def _overall(examined: Examined, verdicts: Sequence[Verdict]) -> tuple[Verdict, 
     if open_parts:
         single = all(item.effect.p is None for item in examined.hypotheses if (item.part or item.what) in open_parts)
         why = "without repetitions no difference has an interval" if single else "the intervals leave it open"
-        return "not shown", f"{why}: {'; '.join(open_parts)}"
+        which = "; ".join(open_parts) if len(open_parts) <= _NAMED else f"{len(open_parts)} of {len(parts)} parts"
+        return "not shown", f"{why}: {which}"
     return "supported", None
 
 

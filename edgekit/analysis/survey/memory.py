@@ -80,7 +80,7 @@ def grouped_queries_shrink_cache(evidence: Evidence) -> Examined:
 
 
 def cache_dominates_long_context(evidence: Evidence) -> Examined:
-    """Claim 12: share of KV cache and compute buffer at the longest context, above a half, and above that at the shortest."""
+    """Claim 12: share of KV cache and compute buffer at the longest context, above a half and above the shortest's."""
     split = [memory for memory in evidence.memories if memory.kv_cache is not None and memory.compute is not None]
     if not split:
         return Examined(missing=evidence.gaps.get(12, "memory was not split into its parts"))
@@ -127,7 +127,7 @@ def _beside_weights(memory: Memory) -> float:
 
 
 def _one_setting(memories: Sequence[Memory], usable: Callable[[Memory], bool]) -> list[Memory]:
-    """One value a model, all of one recipe, runtime and filling: the setting with the most models, then the most tokens."""
+    """One value a model, of one recipe, runtime and filling: the setting with the most models, then the most tokens."""
     settings: dict[tuple[str, str, int], dict[str, Memory]] = {}
     for memory in memories:
         if usable(memory):

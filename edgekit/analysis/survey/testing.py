@@ -40,7 +40,7 @@ class Effect:
 
 
 def over_rounds(statistic: Callable[[Sequence[int]], float], rounds: Sequence[int], null: float = 0.0) -> Effect:
-    """Effect of a statistic of rounds; ``statistic`` takes the rounds to use, at least two unless there is one in all."""
+    """Effect of a statistic of rounds; ``statistic`` takes the rounds to use."""
     value = statistic(rounds)
     n = len(rounds)
     if n < MIN_SAMPLES:
@@ -128,7 +128,7 @@ def explained(xs: Sequence[float], ys: Sequence[float], null: float) -> Effect |
 
 
 def difference_of_groups(values: Sequence[float], base: Sequence[float]) -> Effect | None:
-    """Mean of one set of models less that of another, with an exact permutation test; None with fewer than two a side."""
+    """Mean of one set of models less that of another, with a permutation test; None with fewer than two a side."""
     import numpy as np
 
     if min(len(values), len(base)) < 2:
