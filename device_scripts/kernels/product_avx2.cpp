@@ -29,7 +29,7 @@ namespace {
 constexpr int kTile = 16;   // outputs side by side, in two registers
 constexpr int kSub = 32;    // weights whose products fit 16 bits
 constexpr int kLoad = 32;   // bytes
-constexpr int kPrefetch = 4096;
+constexpr int kPrefetch = 8192;
 
 int subs_of(const Product& p) { return p.blocks * (p.block / kSub); }
 bool wide(const Product& p) { return p.bits == 8 && p.m > 1; }

@@ -38,6 +38,7 @@ struct Block {
   std::int64_t count;
   std::int64_t dim;
   float scale;
+  bool together;  // all queries stand at the first position
 };
 
 // Vectorisation of reductions and of exp needs reassociation; the kernels are compiled with -ffast-math, and no
@@ -54,7 +55,7 @@ void attend_block(const Block& task) {
     maxima[i] = -3e38f;
     sums[i] = 0;
   }
-  const std::int64_t end = task.first + task.count;
+  const std::int64_t end = task.first + (task.together ? 1 : task.count);
   for (std::int64_t begin = 0; begin < end; begin += kKeys) {
     const std::int64_t width = std::min(kKeys, end - begin);
     for (std::int64_t j = 0; j < width; ++j) {
@@ -67,7 +68,7 @@ void attend_block(const Block& task) {
       }
     }
     for (std::int64_t i = 0; i < task.count; ++i) {
-      const std::int64_t seen = std::min(width, task.first + i + 1 - begin);
+      const std::int64_t seen = std::min(width, task.first + (task.together ? 0 : i) + 1 - begin);
       if (seen <= 0) {
         for (std::int64_t j = 0; j < width; ++j) scores[i][j] = 0;
         continue;
@@ -102,15 +103,11 @@ void attend_block(const Block& task) {
   }
 }
 
-// In decode the heads of one group stand for the queries of one block: they read the same keys.
-void attend_group(const Attention& task, std::int64_t kv_head) {
-  const std::int64_t group = task.heads / task.kv_heads;
-  const std::int64_t kv_stride = task.kv_heads * task.dim;
-  for (std::int64_t head = 0; head < group; ++head) {
-    const std::int64_t at = (kv_head * group + head) * task.dim;
-    attend_block({task.q + at, task.dim, task.out + at, task.dim, task.keys + kv_head * task.dim,
-                  task.values + kv_head * task.dim, kv_stride, task.start, 1, task.dim, task.scale});
-  }
+// In decode the heads of one group stand for the queries of one block: each key and value is read once for all of them.
+void attend_group(const Attention& task, std::int64_t kv_head, std::int64_t first, std::int64_t count) {
+  const std::int64_t at = (kv_head * (task.heads / task.kv_heads) + first) * task.dim;
+  attend_block({task.q + at, task.dim, task.out + at, task.dim, task.keys + kv_head * task.dim,
+                task.values + kv_head * task.dim, task.kv_heads * task.dim, task.start, count, task.dim, task.scale, true});
 }
 
 void attend_rows(const Attention& task, std::int64_t head, std::int64_t first) {
@@ -120,7 +117,7 @@ void attend_rows(const Attention& task, std::int64_t head, std::int64_t first) {
   const std::int64_t at = first * stride + head * task.dim;
   attend_block({task.q + at, stride, task.out + at, stride, task.keys + kv_head * task.dim,
                 task.values + kv_head * task.dim, task.kv_heads * task.dim, task.start + first, count, task.dim,
-                task.scale});
+                task.scale, false});
 }
 
 }  // namespace
@@ -128,16 +125,24 @@ void attend_rows(const Attention& task, std::int64_t head, std::int64_t first) {
 void attend(const Attention& task) {
   namespace pool = executorch::extension::threadpool;
   const std::int64_t blocks = (task.queries + kQueries - 1) / kQueries;
-  const std::int64_t tasks = task.queries == 1 ? task.kv_heads : blocks * task.heads;
+  const std::int64_t work = task.queries * task.heads * task.dim * (task.start + task.queries);
+  auto* threads = pool::get_threadpool();
+  const auto pool_size = threads == nullptr ? 1 : static_cast<std::int64_t>(threads->get_thread_count());
+  const bool alone = work < kWorthSharing || pool_size <= 1;
+  // Heads of a group that one task takes: all, or fewer where there are more threads than groups (one KV head).
+  const std::int64_t group = task.heads / task.kv_heads;
+  const std::int64_t shares = alone ? 1 : std::min(group, (pool_size + task.kv_heads - 1) / task.kv_heads);
+  const std::int64_t together = std::min(kQueries, (group + shares - 1) / shares);
+  const std::int64_t parts = (group + together - 1) / together;
+  const std::int64_t tasks = task.queries == 1 ? task.kv_heads * parts : blocks * task.heads;
   const auto one = [&](std::size_t index) {
     const auto item = static_cast<std::int64_t>(index);
-    if (task.queries == 1) attend_group(task, item);
+    const std::int64_t first = item % parts * together;
+    if (task.queries == 1) attend_group(task, item / parts, first, std::min(together, group - first));
     // The last blocks see the most keys: they come first, so that no thread starts on a long one at the end.
     else attend_rows(task, item % task.heads, (blocks - 1 - item / task.heads) * kQueries);
   };
-  const std::int64_t work = task.queries * task.heads * task.dim * (task.start + task.queries);
-  auto* threads = pool::get_threadpool();
-  if (work < kWorthSharing || tasks == 1 || threads == nullptr || threads->get_thread_count() <= 1) {
+  if (alone || tasks == 1) {
     for (std::int64_t i = 0; i < tasks; ++i) one(static_cast<std::size_t>(i));
     return;
   }

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstdio>
 #include <cstring>
 #include <optional>
 #include <vector>
@@ -19,6 +20,7 @@
 #include <executorch/runtime/executor/method.h>
 #include <executorch/runtime/executor/program.h>
 #include <executorch/runtime/kernel/operator_registry.h>
+#include <executorch/runtime/platform/platform.h>
 #include <executorch/runtime/platform/runtime.h>
 
 #include "../src/fault.h"
@@ -72,6 +74,12 @@ void check_file(const std::string& path) {
       fail_model(path + " is cut short: it has " + std::to_string(size) + " bytes, and says it has " +
                  std::to_string(base + data));
   }
+}
+
+// ExecuTorch logs each load of a delegate, and more: only what went wrong belongs on the probe's standard error.
+void tell_faults(et_timestamp_t, et_pal_log_level_t level, const char* file, const char*, std::size_t line,
+                 const char* message, std::size_t) {
+  if (level == kError || level == kFatal) std::fprintf(stderr, "ExecuTorch: %s (%s:%zu)\n", message, file, line);
 }
 
 }  // namespace
@@ -234,7 +242,10 @@ class ExecutorchModel {
   const float* logits_ = nullptr;
 };
 
-ExecutorchEngine::ExecutorchEngine() { et::runtime_init(); }
+ExecutorchEngine::ExecutorchEngine() {
+  et::register_pal(et::PalImpl::create(&tell_faults, __FILE__));
+  et::runtime_init();
+}
 ExecutorchEngine::~ExecutorchEngine() = default;
 
 std::string ExecutorchEngine::version() const { return EDGEKIT_EXECUTORCH_VERSION; }
