@@ -83,7 +83,7 @@ def kernel(built: ExecutorchProbe, tmp_path_factory: pytest.TempPathFactory) -> 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kv_heads=st.integers(1, 5),
-    group=st.integers(1, 20),
+    group=st.integers(1, 7),
     dim=st.sampled_from([1, 3, 8, 16, 20, 33, 64, 80, 96, 100, 128, 192, 256, 512]),
     queries=st.one_of(st.just(1), st.integers(1, 70)),
     start=st.one_of(st.just(0), st.integers(0, 200)),
