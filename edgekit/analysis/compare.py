@@ -11,10 +11,12 @@ import msgspec
 from edgekit.analysis import memory, metrics, statistics
 from edgekit.analysis.causes import causes_of
 from edgekit.analysis.comparison import Comparison, Pairing, Ratio, Row
+from edgekit.analysis.energy import Energy, energies
 from edgekit.analysis.labels import labels
 from edgekit.analysis.limited import lowered_limits
 from edgekit.analysis.load import RunData
 from edgekit.analysis.metrics import Sample, Test
+from edgekit.analysis.power_meter import PlacedMeter
 from edgekit.analysis.roofline import roofline_of
 from edgekit.analysis.usage import usage_of
 from edgekit.errors import InputError
@@ -39,6 +41,7 @@ def compare(
     baseline: RunData | str | None = None,
     *,
     profiles: Sequence[DeviceProfile] | None = None,
+    meter: PlacedMeter | None = None,
 ) -> Comparison:
     """Compare runs test by test.
 
@@ -46,6 +49,7 @@ def compare(
         runs: at least one; of any models, plans and devices.
         baseline: the run that ratios refer to, itself or its id or label; the first run when None.
         profiles: measured device profiles that rooflines are drawn from; None: all of the user's.
+        meter: an external power meter, for the energy; None takes the device's own sensors.
 
     Returns:
         One row per run and test, in the order of ``runs``. A row has a ratio only where the
@@ -85,6 +89,7 @@ def compare(
             faults.append(f"{label}: no trial was measured")
         usage = usage_of(data) if found else {}
         profile = profile_of(data.run.device, known)
+        energy = energies(data, meter)
         for test, measured in found.items():
             reason = _no_ratio(data, base, test, base_samples)
             if reason is None:
@@ -93,7 +98,16 @@ def compare(
             speed = Interval(median=row.median_tok_s, low=row.low_tok_s, high=row.high_tok_s)
             line = roofline_of(data, test, speed, profile)
             causes = causes_of(test, usage[test], data.run.device, data.bundle, line, found) if test in usage else []
-            rows.append(msgspec.structs.replace(row, roofline=line, causes=causes))
+            told = energy.get(test)
+            rows.append(
+                msgspec.structs.replace(
+                    row,
+                    roofline=line,
+                    causes=causes,
+                    energy=told if isinstance(told, Energy) else None,
+                    no_energy=told if isinstance(told, str) else None,
+                )
+            )
     family = [entry for entry in waiting if entry.difference.p is not None]
     corrected = statistics.holm([entry.difference.p for entry in family if entry.difference.p is not None])
     by_row = {entry.row: value for entry, value in zip(family, corrected, strict=True)}

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from edgekit.analysis.causes import Cause
+from edgekit.analysis.energy import Energy
 from edgekit.analysis.memory import ContextGrowth, MemorySplit
 from edgekit.analysis.roofline import Roofline
 from edgekit.analysis.statistics import Verdict
@@ -106,6 +107,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     peak_pss_bytes: int | None = None
     memory: MemorySplit | None = None
     memory_growth: list[ContextGrowth] = msgspec.field(default_factory=list)
+    #: Energy per token, or why it is not measurable.
+    energy: Energy | None = None
+    no_energy: str | None = None
 
 
 class Comparison(Document, frozen=True, kw_only=True):

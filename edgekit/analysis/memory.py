@@ -77,20 +77,26 @@ class ContextGrowth(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class ProportionalCurve:
-    """Proportional memory of one launch on the probe's clock; bytes."""
+    """Proportional memory of one launch on the probe's clock, sampled and looked at between trials; bytes."""
 
     launch: int
     at_ns: list[int]
     rss: list[int]
     pss: list[int]
-    uss: list[int]
 
 
 def proportional(data: LaunchData) -> ProportionalCurve | None:
     """Proportional memory over one launch; None where it was not sampled or cannot be read."""
-    events = [event for event in _events(data) if isinstance(event, ProportionalSamples)]
-    columns = [[value for event in events for value in getattr(event, name)] for name in ("at_ns", "rss", "pss", "uss")]
-    return ProportionalCurve(data.launch.index, *columns) if columns[0] else None
+    points: list[tuple[int, int, int]] = []
+    for event in _events(data):
+        if isinstance(event, ProportionalSamples):
+            points += zip(event.at_ns, event.rss, event.pss, strict=True)
+        elif isinstance(event, Footprint):
+            points.append((event.at_ns, event.rss, event.pss))
+    if not points:
+        return None
+    at_ns, rss, pss = (list(column) for column in zip(*sorted(points), strict=True))
+    return ProportionalCurve(data.launch.index, at_ns, rss, pss)
 
 
 def peak_pss(run: RunData, threads: int) -> int | None:

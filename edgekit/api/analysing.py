@@ -10,21 +10,32 @@ from edgekit.progress import Progress, silent
 
 if TYPE_CHECKING:
     from edgekit.analysis.comparison import Comparison
+    from edgekit.analysis.load import RunData
     from edgekit.analysis.operators import Breakdown
+    from edgekit.analysis.power_meter import PlacedMeter
     from edgekit.analysis.query import Answer
     from edgekit.errors import EdgekitError
     from edgekit.schema.imported import ImportedRun, SourceFormat
 
 
-def compare(runs: Sequence[str | Path], *, baseline: str | None = None) -> Comparison:
+def compare(
+    runs: Sequence[str | Path],
+    *,
+    baseline: str | None = None,
+    power_meter: str | Path | None = None,
+    power_offset: str | None = None,
+) -> Comparison:
     """Compare runs: medians with intervals, quality, size, memory, and ratios that carry a verdict.
 
     Args:
         runs: run directories, or folders that hold them.
         baseline: the run that ratios refer to: its id or its recipe's name; default: the first.
+        power_meter: CSV of an external power meter that saw the whole session, for the energy per token.
+        power_offset: seconds to add to the meter's clock and how wrong they may be, ``12.5±0.02``; None finds the
+            offset by the edges of the load.
 
     Raises:
-        InputError: a run is missing or broken, or no run is called ``baseline``.
+        InputError: a run is missing or broken, no run is called ``baseline``, or the meter's file is of no use.
     """
     from edgekit.analysis.compare import compare as compare_runs
     from edgekit.analysis.interchange.beside import with_imported
@@ -32,7 +43,20 @@ def compare(runs: Sequence[str | Path], *, baseline: str | None = None) -> Compa
     from edgekit.analysis.run_index import find_runs, load_runs
 
     measured, imported = find_imported(runs)
-    return with_imported(load_runs(find_runs(measured)), imported, lambda found: compare_runs(found, baseline))
+    loaded = load_runs(find_runs(measured))
+    meter = _meter(loaded, power_meter, power_offset)
+    return with_imported(loaded, imported, lambda found: compare_runs(found, baseline, meter=meter))
+
+
+def _meter(runs: list[RunData], path: str | Path | None, offset: str | None) -> PlacedMeter | None:
+    from edgekit.analysis.power_meter import place_meter
+    from edgekit.errors import InputError
+
+    if path is None:
+        if offset is not None:
+            raise InputError("an offset without a power meter", hint="name its file: --power-meter FILE")
+        return None
+    return place_meter(Path(path), runs, offset)
 
 
 def operators(runs: Sequence[str | Path], *, by: Sequence[str] = ("module", "operator")) -> Breakdown:
@@ -54,19 +78,28 @@ def operators(runs: Sequence[str | Path], *, by: Sequence[str] = ("module", "ope
     return breakdown([load_run(Path(run)) for run in runs], by)
 
 
-def report(runs: Sequence[str | Path], *, out: str | Path = "report.html", progress: Progress = silent) -> Path:
+def report(
+    runs: Sequence[str | Path],
+    *,
+    out: str | Path = "report.html",
+    power_meter: str | Path | None = None,
+    power_offset: str | None = None,
+    progress: Progress = silent,
+) -> Path:
     """Write one self-contained HTML file about runs; it needs no network to be read.
 
     Args:
         runs: run directories, or folders that hold them.
         out: the file to write.
+        power_meter: see :func:`compare`.
+        power_offset: see :func:`compare`.
         progress: told of every plot.
 
     Returns:
         The file's path.
 
     Raises:
-        InputError: a run is missing or broken.
+        InputError: a run is missing or broken, or the meter's file is of no use.
         HostStorageError: the file cannot be written.
     """
     from edgekit.analysis.interchange.importing import find_imported
@@ -75,7 +108,9 @@ def report(runs: Sequence[str | Path], *, out: str | Path = "report.html", progr
 
     path = Path(out)
     measured, imported = find_imported(runs)
-    write_report(load_runs(find_runs(measured), progress=progress), path, imported=imported, progress=progress)
+    loaded = load_runs(find_runs(measured), progress=progress)
+    meter = _meter(loaded, power_meter, power_offset)
+    write_report(loaded, path, imported=imported, meter=meter, progress=progress)
     return path
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli.options import power_options
 from edgekit.cli.tables import print_comparison
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class LimitType(click.ParamType["Limit"]):
     help="Exit with code 11 on a regression: slower:3%, larger:5% (peak memory), unstable (no verdict). Repeatable.",
 )
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Also write JUnit XML to this file.")
+@power_options
 @click.option(
     "--output",
     "-o",
@@ -67,7 +69,12 @@ class LimitType(click.ParamType["Limit"]):
     "llama-bench-…: as llama-bench writes it.",
 )
 def command(
-    runs: tuple[Path, ...], baseline: str | None, limits: tuple[Limit, ...], junit: Path | None, output: str
+    runs: tuple[Path, ...],
+    baseline: str | None,
+    limits: tuple[Limit, ...],
+    junit: Path | None,
+    output: str,
+    **power: Any,
 ) -> None:
     """Compare RUNS: medians with intervals, quality, size, memory, and ratios with a verdict.
 
@@ -79,7 +86,7 @@ def command(
     import edgekit
     from edgekit.analysis.regression import regressions
 
-    comparison = edgekit.compare(runs, baseline=baseline)
+    comparison = edgekit.compare(runs, baseline=baseline, **power)
     beyond = regressions(comparison, limits)
     if junit is not None:
         from edgekit.reporting.ci import junit_xml

@@ -131,6 +131,25 @@ def out_option(default: str, what: str) -> Callable[[CallableT], CallableT]:
     )
 
 
+def power_options(function: CallableT) -> CallableT:
+    """An external power meter, for the energy per token."""
+    decorators = [
+        click.option(
+            "--power-meter",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="CSV of an external power meter that saw the whole session.",
+        ),
+        click.option(
+            "--power-offset",
+            metavar="SECONDS±ERROR",
+            help="Added to the meter's clock [default: found by the edges of the load].",
+        ),
+    ]
+    for decorator in reversed(decorators):
+        function = decorator(function)
+    return function
+
+
 def source_options(function: CallableT) -> CallableT:
     """What to export: runtime, recipes, context length, revision."""
     decorators = [

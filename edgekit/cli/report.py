@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from edgekit.cli.options import power_options
 from edgekit.cli.progress import shown
 
 
@@ -18,7 +20,8 @@ from edgekit.cli.progress import shown
     show_default=True,
     help="The file to write.",
 )
-def command(runs: tuple[Path, ...], out: Path) -> None:
+@power_options
+def command(runs: tuple[Path, ...], out: Path, **power: Any) -> None:
     """Write one self-contained HTML file about RUNS; it needs no network to be read.
 
     Prints the file's path.
@@ -30,4 +33,4 @@ def command(runs: tuple[Path, ...], out: Path) -> None:
     import edgekit
 
     with shown() as progress:
-        click.echo(edgekit.report(runs, out=out, progress=progress))
+        click.echo(edgekit.report(runs, out=out, **power, progress=progress))

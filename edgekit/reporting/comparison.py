@@ -149,6 +149,44 @@ def memory_table(comparison: Comparison) -> Table | None:
     return Table(records, [key for key in records[0] if key not in parts], columns, list(dict.fromkeys(found)))
 
 
+def energy_table(comparison: Comparison) -> Table | None:
+    """Energy per token, one record per run and test; None where no run could measure it."""
+    rows = [row for row in comparison.rows if row.energy is not None]
+    if not rows:
+        return None
+    records = [
+        {
+            "run": row.run,
+            "label": row.label,
+            "threads": row.threads,
+            "test": row.test,
+            **msgspec.to_builtins(row.energy),
+        }
+        for row in rows
+    ]
+    columns = [
+        column("label", "bundle"),
+        column("threads", "threads", right=True),
+        column("test", "test", right=True),
+        column("joules_per_token", "J/token", formats.number, right=True),
+        Column("interval", _joules_text, right=True),
+        column("watts", "W", formats.number, right=True),
+        Column("from", lambda record: f"{formats.plain_text(record['source'])} ({record['covers']})"),
+        column("refreshed_hz", "new values/s", formats.number, right=True),
+    ]
+    found = ["J/token: median; interval: 95% of the median and the bounds of integration. Idle consumption is in it."]
+    found += [
+        f"{row.energy.source}: clocks aligned within {row.energy.alignment_error_s:.3g} s."
+        for row in rows
+        if row.energy is not None and row.energy.alignment_error_s is not None
+    ]
+    return Table(records, list(records[0]), columns, list(dict.fromkeys(found)))
+
+
+def _joules_text(record: Record) -> str:
+    return f"[{formats.number(record['low'])}, {formats.number(record['high'])}]"
+
+
 def _growth_text(record: Record) -> str:
     """``96.1 KiB (KV cache 90.0 KiB)``."""
     if record["growth"] is None:
@@ -191,6 +229,12 @@ def notes(comparison: Comparison) -> list[str]:
     if unstable:
         found.append(f"Unstable samples: {', '.join(unstable)}.")
     found += explanations(comparison)
+    refused: dict[str, list[str]] = {}
+    for row in comparison.rows:
+        # A run that was not asked to look has nothing to say.
+        if row.no_energy and "not sampled" not in row.no_energy:
+            refused.setdefault(row.no_energy, []).append(row.label)
+    found += [f"Energy of {', '.join(dict.fromkeys(names))}: {reason}." for reason, names in refused.items()]
     found += [f"Missing: {fault}." for fault in comparison.faults]
     for run in comparison.imported:
         found.append(
@@ -245,7 +289,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 def _further_tables(comparison: Comparison) -> list[Table]:
     """What only some runs know."""
-    return [table for table in (memory_table(comparison),) if table is not None]
+    return [table for table in (memory_table(comparison), energy_table(comparison)) if table is not None]
 
 
 def speed_text(record: Record) -> str:
@@ -311,6 +355,7 @@ def _record(row: Row) -> Record:
     return record | {
         "roofline": msgspec.to_builtins(row.roofline),
         "causes": msgspec.to_builtins(row.causes),
+        "energy": msgspec.to_builtins(row.energy),
         "memory": msgspec.to_builtins(row.memory),
         "memory_growth": msgspec.to_builtins(row.memory_growth),
         "ratio": ratio.median if ratio else None,

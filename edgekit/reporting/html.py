@@ -15,6 +15,7 @@ from edgekit.analysis.compare import compare
 from edgekit.analysis.comparison import Comparison
 from edgekit.analysis.labels import labels
 from edgekit.analysis.load import RunData
+from edgekit.analysis.power_meter import PlacedMeter
 from edgekit.errors import HostStorageError, InputError
 from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.reporting.answers import Answer, answers, by_device, choices
@@ -42,6 +43,7 @@ def write_report(
     baseline: RunData | str | None = None,
     title: str | None = None,
     imported: Sequence[ImportedRun] = (),
+    meter: PlacedMeter | None = None,
     progress: Progress = silent,
 ) -> Path:
     """Write the report on ``runs`` to ``path``; nothing is left there if it fails.
@@ -52,6 +54,7 @@ def write_report(
         baseline: what ratios refer to; the first run when None.
         title: heading of the page; models and devices when None.
         imported: results of other tools, shown beside the runs.
+        meter: an external power meter, for the energy; None takes the device's own sensors.
         progress: told of each plot.
 
     Raises:
@@ -62,7 +65,7 @@ def write_report(
     if target.is_dir():
         raise InputError(f"write report to {target}: it is a directory", hint="name a file, such as report.html")
     check_writable(target.parent, doing=f"write report to {target}")
-    text = render_report(runs, baseline=baseline, title=title, imported=imported, progress=progress)
+    text = render_report(runs, baseline=baseline, title=title, imported=imported, meter=meter, progress=progress)
     try:
         write_atomically(target, text.encode())
     except OSError as error:
@@ -78,10 +81,11 @@ def render_report(
     baseline: RunData | str | None = None,
     title: str | None = None,
     imported: Sequence[ImportedRun] = (),
+    meter: PlacedMeter | None = None,
     progress: Progress = silent,
 ) -> str:
     """The report as text (arguments and errors as :func:`write_report`)."""
-    comparison = msgspec.structs.replace(_shown(compare(runs, baseline)), imported=list(imported))
+    comparison = msgspec.structs.replace(_shown(compare(runs, baseline, meter=meter)), imported=list(imported))
     names = [plain_text(name) for name in labels(runs)]
     groups = by_device(runs)
     parts = _drawn(all_sections(Report(runs, names, groups, comparison)), progress)

@@ -191,9 +191,10 @@ def test_proportional_memory_over_time(run: RunData) -> None:
     samples = ProportionalSamples(
         t=2, at_ns=[5, 7], took_ns=[1, 1], rss=[30, 40], pss=[20, 35], uss=[10, 30], swap=[0, 0]
     )
-    events = [samples, MemorySamples(t=2, at_ns=[5], rss=[50], anon=[1], file=[49])]
+    looked = msgspec.structs.replace(seen("loaded", anon=1, libraries=0), at_ns=6, rss=35, pss=25)
+    events = [samples, looked, MemorySamples(t=2, at_ns=[5], rss=[50], anon=[1], file=[49])]
     changed = launched(run, events, TRIALS)
     curve = memory.proportional(changed.launches[0])
-    assert curve == memory.ProportionalCurve(1, [5, 7], [30, 40], [20, 35], [10, 30])
+    assert curve == memory.ProportionalCurve(1, [5, 6, 7], [30, 35, 40], [20, 25, 35])
     assert memory.peak_pss(changed, 2) == 35
     assert memory.peak_pss(changed, 1) is None

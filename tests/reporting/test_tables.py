@@ -7,18 +7,22 @@ import io
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from data_runs import Session, bundle, device
 from rich.console import Console
 
 from edgekit.analysis.compare import compare
 from edgekit.analysis.comparison import Comparison, Row
+from edgekit.analysis.energy import Energy
 from edgekit.analysis.load import load_run
+from edgekit.analysis.memory import MemorySplit
 from edgekit.errors import InputError
 from edgekit.reporting import formats
 from edgekit.reporting.comparison import bundle_table, comparison_table, print_comparison, render_comparison
 from edgekit.reporting.tables import render
 
+MIB = 2**20
 HOSTILE = "a|b\n`c`<script>\x1b[31m\u202e[bold]x[/bold]"
 
 
@@ -153,3 +157,49 @@ def test_the_backend_column_names_our_kernels(tmp_path: Path) -> None:
         paths = Session(tmp_path / name, threads=(1,), kernels=kernels).write()
         lines = render_comparison(compare([load_run(path) for path in paths]), "md").splitlines()
         assert cells(lines[2])[3] == shown
+
+
+def test_memory_and_energy_have_tables_where_they_are_known(tmp_path: Path) -> None:
+    comparison = compare([load_run(path) for path in Session(tmp_path, rounds=2).write()])
+    plain = render_comparison(comparison, "md")
+    assert "KV cache" not in plain
+    assert "J/token" not in plain
+    split = MemorySplit(
+        observed=100 * MIB,
+        weights_file=10 * MIB,
+        weights_private=50 * MIB,
+        weights_basis="growth while loading",
+        kv_cache=20 * MIB,
+        kv_cache_size=90 * MIB,
+        activations=15 * MIB,
+        rest=5 * MIB,
+        rest_file=4 * MIB,
+        pss=90 * MIB,
+        swap=0,
+        above=None,
+    )
+    energy = Energy(
+        source="battery bms",
+        covers="whole device",
+        joules_per_token=0.25,
+        low=0.2,
+        high=0.31,
+        watts=4.0,
+        trials=5,
+        sampling_hz=10.0,
+        refreshed_hz=1.0,
+        integration_error=0.1,
+    )
+    first, *rest = comparison.rows
+    rows = [msgspec.structs.replace(first, memory=split, energy=energy), *rest]
+    rows[1] = msgspec.structs.replace(rows[1], energy=None, no_energy="not measurable here: on external power (usb)")
+    found = msgspec.structs.replace(comparison, rows=rows)
+    text = render_comparison(found, "md")
+    assert "100.00 MiB" in text
+    assert "50.00 MiB" in text
+    assert "[0.200, 0.310]" in text
+    assert "not measurable here: on external power (usb)" in text
+    assert "private weights are all that grew while loading" in text
+    [record] = [entry for entry in json.loads(render_comparison(found, "json")) if entry["memory"]]
+    assert record["memory"]["kv_cache"] == 20 * MIB
+    assert record["energy"]["joules_per_token"] == 0.25

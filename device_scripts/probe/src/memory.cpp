@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -136,18 +137,30 @@ ProportionalSampler::ProportionalSampler(double hz) : samples_(hz > 0 ? kProport
     unreadable_ = std::strerror(errno);
     return;
   }
+  page_ = sysconf(_SC_PAGESIZE);
+  resident_fd_ = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
   ticker_.emplace("proportional memory", hz, kProportionalShare, [this] { sample(); });
 }
 
 ProportionalSampler::~ProportionalSampler() {
   ticker_.reset();
   if (fd_ >= 0) close(fd_);
+  if (resident_fd_ >= 0) close(resident_fd_);
 }
 
 void ProportionalSampler::sample() {
   char text[4096];
   ProportionalSample sample{};
   const std::int64_t begin = now_ns();
+  if (last_.rss > 0) {
+    const ssize_t told = pread(resident_fd_, text, sizeof text - 1, 0);
+    text[told > 0 ? told : 0] = '\0';
+    char* at = text;
+    std::strtoll(at, &at, 10);
+    const auto resident = static_cast<double>(std::strtoll(at, &at, 10) * page_);
+    const double cost = static_cast<double>(last_.took_ns) * std::max(1.0, resident / static_cast<double>(last_.rss));
+    if (static_cast<double>(begin - last_.at_ns) < cost / kProportionalShare) return;
+  }
   const ssize_t length = pread(fd_, text, sizeof text - 1, 0);
   sample.took_ns = now_ns() - begin;
   sample.at_ns = begin + sample.took_ns / 2;
@@ -164,6 +177,7 @@ void ProportionalSampler::sample() {
   sample.uss = bytes("\nPrivate_Clean:") + bytes("\nPrivate_Dirty:");
   sample.swap = bytes("\nSwap:");
   samples_.push(sample);
+  last_ = sample;
 }
 
 }  // namespace edgekit

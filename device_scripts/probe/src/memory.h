@@ -70,7 +70,8 @@ struct ProportionalSample {
 };
 
 // Samples /proc/self/smaps_rollup: at most `hz` times a second, and more rarely where walking the page tables of a
-// large model would cost more than a small share of one core.
+// large model would cost more than a small share of one core. The cost is foreseen from the sample before and from how
+// much is resident by now: the first look at a loaded model must not be an expensive surprise to a trial.
 class ProportionalSampler {
  public:
   explicit ProportionalSampler(double hz);
@@ -89,6 +90,9 @@ class ProportionalSampler {
   void sample();
 
   int fd_ = -1;
+  int resident_fd_ = -1;
+  std::int64_t page_ = 0;
+  ProportionalSample last_{};
   std::string unreadable_;
   SampleBuffer<ProportionalSample> samples_;
   std::optional<Ticker> ticker_;
