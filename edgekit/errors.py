@@ -110,5 +110,12 @@ class RegressionError(EdgekitError):
     meaning = "a regression: a run is worse than its baseline by more than `--fail-if` allows"
 
 
+class NotReadyError(EdgekitError):
+    """The device did not become cool and quiet in the time allowed."""
+
+    exit_code = 12
+    meaning = "the device did not become cool and quiet in the time allowed; what was measured before is kept"
+
+
 #: Interrupted by the user (SIGINT), as shells report it.
 EXIT_INTERRUPTED = 130

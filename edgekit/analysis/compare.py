@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics as plain
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -72,7 +73,7 @@ def compare(
     names = labels(runs)
     base_index = _baseline_index(runs, names, baseline)
     base = runs[base_index]
-    base_samples = metrics.samples(base)
+    base_samples, base_warmup = _split(metrics.all_samples(base))
 
     known = measured_profiles() if profiles is None else profiles
     rows: list[Row] = []
@@ -82,7 +83,7 @@ def compare(
         faults += [f"{label}: {fault}" for fault in (*data.faults, *metrics.dropped_trials(data))]
         if mixed := metrics.mixed_kernels(data):
             faults.append(f"{label}: {mixed}")
-        found = base_samples if data is base else metrics.samples(data)
+        found, warming = (base_samples, base_warmup) if data is base else _split(metrics.all_samples(data))
         if data.run.profiled:
             faults.append(f"{label}: was profiled, so that its times are no speed")
         elif not found:
@@ -106,8 +107,11 @@ def compare(
                     causes=causes,
                     energy=told if isinstance(told, Energy) else None,
                     no_energy=told if isinstance(told, str) else None,
+                    warmup_tok_s=warming[test],
+                    marks=_marks(measured),
                 )
             )
+        faults += [f"{label}: {text}" for text in _remarks(found, warming)]
     family = [entry for entry in waiting if entry.difference.p is not None]
     corrected = statistics.holm([entry.difference.p for entry in family if entry.difference.p is not None])
     by_row = {entry.row: value for entry, value in zip(family, corrected, strict=True)}
@@ -122,6 +126,37 @@ def compare(
         rows=rows,
         faults=faults,
     )
+
+
+def _split(found: Mapping[Test, Sequence[Sample]]) -> tuple[dict[Test, list[Sample]], dict[Test, list[float]]]:
+    """The samples that count, and the speeds of those that were warm-up."""
+    counted = {test: [sample for sample in entry if not sample.warmup] for test, entry in found.items()}
+    return counted, {test: [sample.tok_s for sample in entry if sample.warmup] for test, entry in found.items()}
+
+
+def _marks(measured: Sequence[Sample]) -> dict[str, int]:
+    """How many of the samples carry each mark, the most frequent first."""
+    return dict(Counter(mark for sample in measured for mark in sample.marks).most_common())
+
+
+_MARK_TEXTS: dict[str, str] = {
+    "load": "others used the CPUs",
+    "throttled": "the device was throttled",
+    "hotter": "the processor got much hotter",
+    "charger": "the charger was connected or taken away",
+    "governor": "the governor changed",
+    "low memory": "memory ran low",
+}
+
+
+def _remarks(found: Mapping[Test, Sequence[Sample]], warming: Mapping[Test, Sequence[float]]) -> list[str]:
+    """What a reader must know of a run's samples."""
+    every = [sample for entry in found.values() for sample in entry]
+    texts = [f"{_MARK_TEXTS[kind]} in {count} of {len(every)} samples" for kind, count in _marks(every).items()]
+    dropped = sum(len(entry) for entry in warming.values())
+    if dropped:
+        texts.append(f"{dropped} samples of the first rounds are warm-up and not counted")
+    return texts
 
 
 def same_device(one: RunData, other: RunData) -> bool:

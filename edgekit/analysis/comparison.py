@@ -110,6 +110,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     #: Energy per token, or why it is not measurable.
     energy: Energy | None = None
     no_energy: str | None = None
+    #: In how many of the samples each of the device's conditions changed (``load``, ``throttled``, ``hotter``, ...).
+    marks: dict[str, int] = msgspec.field(default_factory=dict)
+    #: Samples of the first rounds that the data show to be warm-up; they are in none of the figures.
+    warmup_tok_s: list[float] = msgspec.field(default_factory=list)
 
 
 class Comparison(Document, frozen=True, kw_only=True):

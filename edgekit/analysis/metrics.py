@@ -8,11 +8,14 @@ did not deliver what its plan asked for.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
+from edgekit.analysis.disturbance import MarkKind
+from edgekit.analysis.disturbance import marks as changed
 from edgekit.analysis.load import LaunchData, RunData
+from edgekit.analysis.warmup import warmup_rounds
 from edgekit.schema.event import Bye, Loaded, MemorySamples, TrialResult
 from edgekit.schema.plan import Trial, TrialKind
 from edgekit.schema.run import GoldenVerdict
@@ -64,6 +67,10 @@ class Sample:
     seconds: float
     #: Decode only: milliseconds of each step, from the end of the step before (the first: from ``start_ns``).
     token_ms: tuple[float, ...] = ()
+    #: What changed on the device while it was measured (see :mod:`edgekit.analysis.disturbance`).
+    marks: tuple[MarkKind, ...] = ()
+    #: Of a round that was still warming up.
+    warmup: bool = False
 
     @property
     def tok_s(self) -> float:
@@ -163,9 +170,19 @@ def dropped_trials(run: RunData) -> list[str]:
 
 
 def samples(run: RunData) -> dict[Test, list[Sample]]:
-    """All counted samples by test, each list in the order of measuring, tests in :attr:`Test.order`."""
+    """The samples that count: all but those of rounds that the data show to be warm-up (see :func:`all_samples`)."""
+    return {test: [sample for sample in found if not sample.warmup] for test, found in all_samples(run).items()}
+
+
+def all_samples(run: RunData) -> dict[Test, list[Sample]]:
+    """All samples by test, each list in the order of measuring, tests in :attr:`Test.order`.
+
+    Samples of the first rounds that were slower than the later ones, over all tests of their kind, are marked as
+    warm-up; and each tells what changed on the device while it was measured.
+    """
     found: dict[Test, list[Sample]] = {}
     for data in sorted(run.launches, key=lambda entry: entry.launch.position):
+        changes = changed(data)
         for trial, result in counted_trials(data):
             test = key_of(trial, data.launch.threads)
             steps = pairwise([result.start_ns, *result.token_ns]) if trial.kind == "decode" else ()
@@ -178,8 +195,14 @@ def samples(run: RunData) -> dict[Test, list[Sample]]:
                     start_ns=result.start_ns,
                     seconds=(result.end_ns - result.start_ns) / NS_PER_S,
                     token_ms=tuple((after - before) / NS_PER_MS for before, after in steps),
+                    marks=tuple(sorted({mark.kind for mark in changes if mark.trial in (None, trial.id)})),
                 )
             )
+    for kind in ("prefill", "decode"):
+        slow = warmup_rounds([entry for test, entry in found.items() if test.kind == kind])
+        for test, entry in found.items():
+            if slow and test.kind == kind:
+                found[test] = [replace(sample, warmup=sample.round in slow) for sample in entry]
     return dict(sorted(found.items(), key=lambda item: item[0].order))
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from edgekit.analysis.load import LaunchData, RunData
 from edgekit.analysis.metrics import NS_PER_S, Test, key_of
+from edgekit.analysis.sensors import series
 from edgekit.analysis.settling import settle
-from edgekit.schema.event import TrialResult
+from edgekit.schema.event import SensorKind, Stream, TrialResult
 from edgekit.schema.plan import Trial
 
 #: More points than a plot can show help nobody, and a level is found as well from these.
@@ -54,9 +55,9 @@ class Sustained:
     settled_low_s: float | None
     settled_high_s: float | None
     reason: str | None
-    #: ``[(seconds, value)]`` by sensor in degrees Celsius, and by policy in kHz; empty where nothing was told.
+    #: ``[(seconds, value)]`` by sensor in degrees Celsius, and by policy in GHz; empty where nothing was told.
     temperature_c: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-    frequency_khz: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
+    frequency_ghz: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     #: What was left out of the points, and why.
     gaps: list[str] = field(default_factory=list)
 
@@ -122,8 +123,21 @@ def _sustained(data: LaunchData, trial: Trial, threads: int) -> Sustained | None
         settled_low_s=moment(outcome.start_low),
         settled_high_s=moment(outcome.start_high),
         reason=outcome.reason,
+        temperature_c=_over_time(data.stream, "temperature", zero),
+        frequency_ghz=_over_time(data.stream, "frequency", zero),
         gaps=gaps,
     )
+
+
+def _over_time(stream: Stream, kind: SensorKind, zero: int) -> dict[str, list[tuple[float, float]]]:
+    """Samples by sensor on the speed's clock; what could not be read is left out, not filled in."""
+    found = {}
+    for entry in series(stream, kind):
+        told = zip(entry.at_ns, entry.values, strict=True)
+        samples = [((at - zero) / NS_PER_S, value) for at, value in told if value is not None]
+        if samples:
+            found[entry.sensor.name] = samples
+    return found
 
 
 def _passes(results: Iterable[TrialResult], tokens: int) -> tuple[list[_Pass], list[str]]:

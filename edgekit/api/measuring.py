@@ -37,6 +37,12 @@ def probe(
     affinity: Sequence[int] | None = None,
     gap_s: float | None = None,
     seed: int | None = None,
+    precision: float | None = None,
+    budget_s: float | None = None,
+    max_repetitions: int | None = None,
+    wait_s: float | None = None,
+    max_temperature_c: float | None = None,
+    max_load: float | None = None,
     sustain_s: float | None = None,
     kernels: Kernels | None = None,
     profile: bool | None = None,
@@ -62,6 +68,13 @@ def probe(
         affinity: CPUs to run on.
         gap_s: seconds of rest between launches.
         seed: seed of prompts and of the order.
+        precision: repeat until every test's 95% interval reaches no further than this share (0.02) from its median;
+            ``repetitions`` are then the fewest.
+        budget_s: begin no further round that would end after this many seconds.
+        max_repetitions: the most rounds, whatever the precision and the budget.
+        wait_s: the longest that each launch waits for the device to be cool and quiet; 0 never waits.
+        max_temperature_c: degrees Celsius of the processor that a launch waits for; by default the device profile's.
+        max_load: share of all CPUs' time (0 to 1) that others may take.
         sustain_s: seconds of decoding without a rest, by each bundle and thread count after the rounds
             (see :func:`edgekit.analysis.sustained.sustained`); with ``repetitions=0`` nothing else is measured.
         kernels: ``edgekit`` (default) runs our own operators where there are faster ones for the device's
@@ -82,15 +95,19 @@ def probe(
         UnsupportedError: no probe or runtime for the device's ABI.
         MissingToolError: no compiler for the device's ABI.
         HostStorageError: ``out`` cannot be written (nothing was sent).
+        NotReadyError: the device did not become cool and quiet in time; what was measured before is kept.
         DeviceUnavailableError, DeviceFailedError, ProbeError: see :mod:`edgekit.errors`.
     """
     from edgekit import __version__
+    from edgekit.analysis.precision import widest_interval
+    from edgekit.analysis.warmup import warmup_of
     from edgekit.deploy.install import install_probe, prepare_probe
     from edgekit.deploy.push import push_bundle
     from edgekit.device import facts
     from edgekit.device.discover import resolve
     from edgekit.probing.planning import check_protocol, default_threads
     from edgekit.probing.session import Session, Target
+    from edgekit.schema.device_profile import measured_profiles, profile_of
     from edgekit.schema.integrity import check_bundle
     from edgekit.schema.operators import OPERATOR_MAP
     from edgekit.schema.storage import check_writable
@@ -108,6 +125,12 @@ def probe(
             "affinity": _as_list(affinity),
             "gap_s": gap_s,
             "seed": seed,
+            "precision": precision,
+            "budget_s": budget_s,
+            "max_repetitions": max_repetitions,
+            "wait_s": wait_s,
+            "max_temperature_c": max_temperature_c,
+            "max_load": max_load,
             "sustain_s": sustain_s,
             "kernels": kernels,
             "profile": profile,
@@ -115,6 +138,7 @@ def probe(
     )
     target = resolve(device)
     known = facts.gather(target)
+    profile_known = profile_of(known, measured_profiles())
     measured = msgspec.structs.replace(measured, threads=measured.threads or default_threads(known))
     for manifest in manifests:
         check_protocol(measured, manifest, cpus=known.cpus)
@@ -145,6 +169,9 @@ def probe(
         command=sys.argv,
         allow_unfaithful=allow_unfaithful,
         leave_on_device=leave_on_device,
+        limits=profile_known.limits if profile_known is not None else None,
+        widest=widest_interval,
+        warmup_of=warmup_of,
         progress=progress,
     )
     return session.measure()

@@ -67,15 +67,36 @@ class Duration(click.ParamType[float]):
 
     name = "time"
 
+    def __init__(self, *, zero: bool = False) -> None:
+        self.zero = zero
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Parse; zero and times beyond a week are refused."""
         if isinstance(value, float | int):
             return float(value)
         match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*(s|m|h)?", str(value).strip())
         seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"] if match else 0.0
+        if self.zero and match and seconds == 0:
+            return 0.0
         if not 0 < seconds <= MAX_DURATION_S:
             self.fail(f"{value!r} is no time (90s, 10m, 1.5h) of more than 0 and at most a week", param, ctx)
         return seconds
+
+
+class Share(click.ParamType[float]):
+    """A share: ``2%`` or ``0.02``."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse; the result lies between 0 and 1."""
+        if isinstance(value, float | int):
+            return float(value)
+        match = re.fullmatch(r"(\d{1,4}(?:\.\d{1,6})?)\s*(%)?", str(value).strip())
+        share = float(match[1]) / (100 if match[2] else 1) if match else 2.0
+        if not 0 < share < 1:
+            self.fail(f"{value!r} is no share between 0 and 1 (2%, 0.02)", param, ctx)
+        return share
 
 
 class NameList(click.ParamType[list[str]]):
@@ -207,6 +228,39 @@ def measure_options(function: CallableT) -> CallableT:
         ),
         click.option("--affinity", type=IntegerList(0), help="CPUs to run on [default: left to the scheduler]."),
         click.option("--seed", type=int, help="Seed of prompts and of the order of trials."),
+        click.option(
+            "--precision",
+            type=Share(),
+            help="Repeat until every 95% interval is within this share (2%) of its median; -r are the fewest rounds.",
+        ),
+        click.option(
+            "--budget",
+            "budget_s",
+            type=Duration(),
+            help="Repeat, and begin no round that would end after this time (10m).",
+        ),
+        click.option(
+            "--max-repetitions",
+            type=click.IntRange(min=1),
+            help="The most rounds with --precision or --budget [default: 50].",
+        ),
+        click.option(
+            "--wait",
+            "wait_s",
+            type=Duration(zero=True),
+            help="Let each launch wait this long (5m) for the device to be cool and quiet; 0 never waits.",
+        ),
+        click.option(
+            "--max-temperature",
+            "max_temperature_c",
+            type=click.FloatRange(min=-40, max=150),
+            help="Degrees Celsius of the processor to wait for [default: the device profile's].",
+        ),
+        click.option(
+            "--max-load",
+            type=Share(),
+            help="Share of the CPUs that others may take (10%) before a launch waits.",
+        ),
         click.option(
             "--sustain",
             "sustain_s",

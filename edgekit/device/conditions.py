@@ -36,6 +36,7 @@ def parse(text: str, at: str) -> Conditions:
     found = parsing.sections(text)
     load = re.match(r"([0-9]{1,6}\.[0-9]{1,4})\s", found.get("loadavg", ""))
     frequency: dict[str, int] = {}
+    limit: dict[str, int] = {}
     governor: dict[str, str] = {}
     for line in found.get("policies", "").splitlines():
         words = line.split()
@@ -43,10 +44,22 @@ def parse(text: str, at: str) -> Conditions:
             khz = parsing.integer(words[2])
             if khz is not None and khz > 0:
                 frequency[words[1]] = khz
+        elif len(words) == 3 and words[0] == "limit":
+            khz = parsing.integer(words[2])
+            if khz is not None and khz > 0:
+                limit[words[1]] = khz
         elif len(words) == 3 and words[0] == "governor":
             governor[words[1]] = words[2]
     battery = parsing.battery_service(found.get("battery", ""))
-    supply = dict(line.partition(" ")[::2] for line in found.get("power_supply", "").splitlines())
+    supply: dict[str, str] = {}
+    online = set()
+    for line in found.get("power_supply", "").splitlines():
+        key, _, value = line.partition(" ")
+        if key == "online":
+            online.add(value)
+        else:
+            supply.setdefault(key, value)
+    busy, ticks = parsing.cpu_ticks(found.get("stat", "")) or (None, None)
     # The service's sensors have names that mean something; the kernel's zones are the fallback.
     temperature = parsing.thermal_service(found.get("thermalservice", "")) or parsing.thermal_zones(
         found.get("thermal", "")
@@ -63,7 +76,20 @@ def parse(text: str, at: str) -> Conditions:
         temperature_c=temperature,
         battery_percent=_percent(battery, supply),
         charging=_CHARGING.get(battery.get("status", ""), _CHARGING_KERNEL.get(supply.get("status", ""))),
+        plugged=_plugged(battery, online),
+        frequency_limit_khz=limit,
+        thermal_status=parsing.thermal_status(found.get("thermalservice", "")),
+        busy_ticks=busy,
+        cpu_ticks=ticks,
     )
+
+
+def _plugged(battery: dict[str, str], online: set[str]) -> bool | None:
+    told = {battery.get(f"{kind} powered") for kind in ("AC", "USB", "Wireless", "Dock")} & {"true", "false"}
+    if told:
+        return "true" in told
+    # Some chargers say 2 where they are programmable.
+    return bool(online & {"1", "2"}) if online else None
 
 
 def _percent(battery: dict[str, str], supply: dict[str, str]) -> int | None:

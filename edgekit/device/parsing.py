@@ -127,6 +127,28 @@ def thermal_service(text: str) -> dict[str, float]:
     return found
 
 
+def thermal_status(text: str) -> int | None:
+    """Android's own verdict from ``dumpsys thermalservice``: 0 (none) to 6 (shutdown)."""
+    match = re.search(r"^Thermal Status: ([0-6])$", text, re.MULTILINE)
+    return int(match.group(1)) if match else None
+
+
+def cpu_ticks(text: str) -> tuple[int, int] | None:
+    """Busy time and all time of all CPUs since boot, in ticks, from the first line of ``/proc/stat``.
+
+    Waiting for a disk is idle; what a hypervisor took for others is busy.
+    """
+    words = text.split("\n", 1)[0].split()
+    if len(words) < 5 or words[0] != "cpu":
+        return None
+    # user nice system idle iowait irq softirq steal; the guests' time behind them is part of user.
+    ticks = [integer(word) for word in words[1:9]]
+    numbers = [tick for tick in ticks if tick is not None and tick >= 0]
+    if len(numbers) != len(ticks) or sum(numbers) == 0:
+        return None
+    return sum(numbers) - numbers[3] - (numbers[4] if len(numbers) > 4 else 0), sum(numbers)
+
+
 def battery_service(text: str) -> dict[str, str]:
     """The lines ``key: value`` of ``dumpsys battery``; the first of a key counts, since vendors append theirs."""
     found: dict[str, str] = {}

@@ -7,20 +7,24 @@ changes of the device fall on all of them alike.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edgekit.errors import InputError
+from edgekit.probing.ordering import balanced_rows
 from edgekit.schema.bundle import Bundle
 from edgekit.schema.plan import ExecutorchArtefact, OnnxArtefact, Plan, Trial
 from edgekit.schema.protocol import Protocol
-from edgekit.schema.run import DeviceFacts
+from edgekit.schema.run import DeviceFacts, Warmup
 
 #: A device is cool long before; beyond it the option is a slip of the finger.
 MAX_GAP_S = 3600.0
 #: Where a protocol names no number of tokens to decode: short enough to see the speed change, and to cost no memory.
 SUSTAINED_TOKENS = 64
+#: How long the first round warms up to see where warm-up ends: the later half of each must be settled.
+SEARCH_PREFILLS = 6
+SEARCH_TOKENS = 32
 
 
 @dataclass(frozen=True)
@@ -37,30 +41,36 @@ class Cell:
     sustain: bool = False
 
 
-def launch_order(bundles: int, threads: Sequence[int], protocol: Protocol) -> list[Cell]:
-    """All launches of a session in the order in which they run.
+def golden_checks(bundles: int, threads: Sequence[int]) -> list[Cell]:
+    """The first launches of a session: every bundle's golden check."""
+    return [Cell(bundle=index, threads=max(threads), round=0, check=True) for index in range(bundles)]
 
-    Every bundle's golden check comes first; then ``protocol.repetitions`` rounds; sustained decoding, which heats
-    the device most, comes last.
+
+def timed_rounds(bundles: int, threads: Sequence[int], protocol: Protocol) -> Iterator[list[Cell]]:
+    """Round after round, without an end; each has every combination once (see :mod:`edgekit.probing.ordering`)."""
+    combinations = _combinations(bundles, threads)
+    for number, row in enumerate(balanced_rows(len(combinations), f"{protocol.seed}/launches")):
+        yield [Cell(bundle=combinations[at][0], threads=combinations[at][1], round=number) for at in row]
+
+
+def sustained_launches(bundles: int, threads: Sequence[int], protocol: Protocol) -> list[Cell]:
+    """The last launches of a session: decoding without a rest heats the device most."""
+    if protocol.sustain_s is None:
+        return []
+    combinations = _combinations(bundles, threads)
+    row = next(balanced_rows(len(combinations), f"{protocol.seed}/sustained"))
+    return [Cell(bundle=combinations[at][0], threads=combinations[at][1], round=0, sustain=True) for at in row]
+
+
+def _combinations(bundles: int, threads: Sequence[int]) -> list[tuple[int, int]]:
+    return [(index, count) for index in range(bundles) for count in threads]
+
+
+def trials_of(cell: Cell, protocol: Protocol, warmup: Warmup | None = None) -> list[Trial]:
+    """The trials of one launch: a warm-up, then each test once, in an order that is balanced over the rounds.
+
+    Without ``warmup`` a launch warms up with one prefill and the protocol's tokens.
     """
-    checks = [Cell(bundle=index, threads=max(threads), round=0, check=True) for index in range(bundles)]
-    draw = random.Random(protocol.seed)
-    rounds: list[Cell] = []
-    for number in range(protocol.repetitions):
-        cells = [Cell(bundle=index, threads=count, round=number) for index in range(bundles) for count in threads]
-        draw.shuffle(cells)
-        rounds += cells
-    sustained: list[Cell] = []
-    if protocol.sustain_s is not None:
-        sustained = [
-            Cell(bundle=index, threads=count, round=0, sustain=True) for index in range(bundles) for count in threads
-        ]
-        draw.shuffle(sustained)
-    return checks + rounds + sustained
-
-
-def trials_of(cell: Cell, protocol: Protocol) -> list[Trial]:
-    """The trials of one launch: a warm-up, then each test once in a drawn order."""
     if cell.check:
         return []
     if cell.sustain:
@@ -79,16 +89,17 @@ def trials_of(cell: Cell, protocol: Protocol) -> list[Trial]:
         tests += [("prefill", tokens, depth) for tokens in protocol.prompts if tokens]
     for depth in decode_depths(protocol):
         tests += [("decode", tokens, depth) for tokens in protocol.generates if tokens]
-    random.Random(f"{protocol.seed}/{cell.round}/{cell.threads}").shuffle(tests)
-    trials = []
+    # The same order for all that is compared: what a test does to the next is the same for all of it.
+    rows = balanced_rows(len(tests), f"{protocol.seed}/tests/{cell.threads}") if tests else iter(())
+    row = next(itertools.islice(rows, cell.round, None), [])
+    warmup = warmup or Warmup(threads=cell.threads, prefills=1, tokens=protocol.warmup_tokens)
+    trials: list[Trial] = []
     longest = max(protocol.prompts, default=0)
-    if longest:
-        trials.append(Trial(id=0, kind="prefill", tokens=longest, repetition=cell.round, warmup=True))
-    if protocol.warmup_tokens:
-        trials.append(
-            Trial(id=len(trials), kind="decode", tokens=protocol.warmup_tokens, repetition=cell.round, warmup=True)
-        )
-    for kind, tokens, depth in tests:
+    for _ in range(warmup.prefills if longest else 0):
+        trials.append(Trial(id=len(trials), kind="prefill", tokens=longest, repetition=cell.round, warmup=True))
+    if warmup.tokens:
+        trials.append(Trial(id=len(trials), kind="decode", tokens=warmup.tokens, repetition=cell.round, warmup=True))
+    for kind, tokens, depth in (tests[at] for at in row):
         trials.append(
             Trial(
                 id=len(trials),
@@ -99,6 +110,11 @@ def trials_of(cell: Cell, protocol: Protocol) -> list[Trial]:
             )
         )
     return trials
+
+
+def searching_warmup(threads: int, protocol: Protocol, *, context: int) -> Warmup:
+    """A warm-up that is long enough to see where it ends, within the bundle's context."""
+    return Warmup(threads=threads, prefills=SEARCH_PREFILLS, tokens=min(SEARCH_TOKENS, context))
 
 
 def decode_depths(protocol: Protocol) -> list[int]:
@@ -150,6 +166,12 @@ def check_protocol(protocol: Protocol, bundle: Bundle, *, cpus: int) -> None:
             f"{bundle.model} {bundle.recipe.name} has {bundle.runtime.context_length}",
             hint=f"export again with --context {protocol.context}",
         )
+    if protocol.precision is not None and not 0 < protocol.precision < 1:
+        raise InputError(
+            f"plan the session: a precision of {protocol.precision:.0%} cannot be reached", hint="give 2%, say"
+        )
+    if protocol.max_load is not None and not 0 <= protocol.max_load <= 1:
+        raise InputError("plan the session: a load is a share of all CPUs' time", hint="give 10%, say")
     if not 0 <= protocol.gap_s <= MAX_GAP_S:
         raise InputError(
             f"plan the session: a gap of {protocol.gap_s:g} s between launches cannot be",
@@ -177,6 +199,7 @@ def make_plan(
     model_path: str,
     library_path: str,
     kernel_paths: Sequence[str] = (),
+    warmup: Warmup | None = None,
 ) -> Plan:
     """The plan of one launch; paths as the device sees them.
 
@@ -190,7 +213,7 @@ def make_plan(
         threads=cell.threads,
         affinity=protocol.affinity,
         loads=1,
-        trials=trials_of(cell, protocol),
+        trials=trials_of(cell, protocol, warmup),
         golden=bundle.golden if cell.check else None,
         seed=protocol.seed,
         memory_hz=protocol.memory_hz,

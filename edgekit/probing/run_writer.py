@@ -14,7 +14,7 @@ import msgspec
 
 from edgekit.schema import codec
 from edgekit.schema.plan import Plan
-from edgekit.schema.run import MANIFEST, Clocks, Conditions, Launch, Run
+from edgekit.schema.run import MANIFEST, Clocks, Conditions, Launch, Run, Stopped
 from edgekit.schema.storage import write_atomically
 
 
@@ -71,9 +71,13 @@ class RunWriter:
         self.run = msgspec.structs.replace(self.run, clocks=clocks)
         self._save()
 
-    def finish(self, status: str, after: Conditions | None) -> None:
+    def note(self, **fields: object) -> None:
+        """Set fields of the run, written with the next launch or at the end."""
+        self.run = msgspec.structs.replace(self.run, **fields)
+
+    def finish(self, status: str, after: Conditions | None, stopped: Stopped | None = None) -> None:
         """Close the run with its final status (``done``, ``failed``, ``interrupted``)."""
-        self.run = msgspec.structs.replace(self.run, status=status, after=after)
+        self.run = msgspec.structs.replace(self.run, status=status, after=after, stopped=stopped)
         self._save()
 
     def _save(self) -> None:

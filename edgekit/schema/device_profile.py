@@ -20,6 +20,7 @@ from edgekit.resources import data_dir, profiles_dir
 from edgekit.schema import codec
 from edgekit.schema.calibration import Cache
 from edgekit.schema.codec import Document, upgrade_and_convert
+from edgekit.schema.limits import Limits
 from edgekit.schema.run import DeviceFacts
 
 
@@ -142,6 +143,8 @@ class DeviceProfile(Document, frozen=True, kw_only=True):
     provenance: dict[str, str]
     #: What `edgekit calibrate` measured; None in a profile from published data.
     measured: Measured | None = None
+    #: How cool and quiet it must be before something is timed on it; None where nobody has said.
+    limits: Limits | None = None
 
     def bandwidth_gb_s(self, threads: int) -> Interval:
         """What ``threads`` threads read from memory; a profile that was not measured knows all cores' only."""
@@ -166,6 +169,9 @@ def value_paths(profile: DeviceProfile) -> list[str]:
     paths = ["soc", "clusters", "clusters.int8_per_cycle", "spread"]
     for part in ("memory", "overheads"):
         paths += [f"{part}.{field}" for field in getattr(profile, part).__struct_fields__]
+    limits = profile.limits
+    if limits is not None:
+        paths += [f"limits.{field}" for field in limits.__struct_fields__ if getattr(limits, field) is not None]
     return sorted(paths)
 
 

@@ -54,6 +54,22 @@ class Protocol(Document, frozen=True, kw_only=True):
     conditions_hz: float = 4.0
     power_hz: float = 10.0
     seed: int = 0
+    #: Rounds go on until the 95% interval of every test reaches no further than this share to either side of its
+    #: median; then ``repetitions`` are the fewest. None: not asked.
+    precision: float | None = None
+    #: Seconds after which no further round is begun; None for no such limit. With neither a budget nor a precision
+    #: there are exactly ``repetitions`` rounds.
+    budget_s: float | None = None
+    #: The most rounds, whatever the precision and the budget.
+    max_repetitions: int = 50
+    #: Longest time that one launch waits for the device to be cool and quiet, seconds; 0 never waits. None waits only
+    #: where a limit is known: one of the two below, or one of the device's profile.
+    wait_s: float | None = None
+    #: Degrees Celsius, and share of all CPUs' time (0 to 1) taken by others, that a launch waits for.
+    max_temperature_c: float | None = None
+    max_load: float | None = None
+    #: The first round warms up for longer, and the others for as long as that showed to be needed.
+    find_warmup: bool = True
     #: Seconds of decoding without a rest, by each bundle and thread count, after the rounds; None for none.
     #: It decodes the longest of ``generates`` over and over on the first of ``depths``.
     sustain_s: float | None = None

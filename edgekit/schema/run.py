@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from edgekit.schema.codec import Document
+from edgekit.schema.limits import Limits
 
 MANIFEST = "run.json"
 
@@ -65,6 +66,16 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     temperature_c: dict[str, float] = msgspec.field(default_factory=dict)
     battery_percent: int | None = None
     charging: bool | None = None
+    #: Whether a charger is connected; a full battery on its charger does not charge.
+    plugged: bool | None = None
+    #: The highest clock rate that the kernel allows now; it is lowered when the device is too hot.
+    frequency_limit_khz: dict[str, int] = msgspec.field(default_factory=dict)
+    #: Android's own verdict: 0 is not throttled, up to 6 (shutdown).
+    thermal_status: int | None = None
+    #: Time since boot that all CPUs together were busy, and all their time, in ticks of the kernel: the load between
+    #: two readings is the ratio of their differences (see :func:`edgekit.probing.gate.busy_share`).
+    busy_ticks: int | None = None
+    cpu_ticks: int | None = None
 
 
 class GoldenVerdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +106,42 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int | None
     golden: GoldenVerdict | None = None
     message: str | None = None
+    #: The device's conditions just before and after; None where they were not read.
+    before: Conditions | None = None
+    after: Conditions | None = None
+    #: Seconds that the launch waited for the device to be cool and quiet; None where no limit was set.
+    waited_s: float | None = None
+
+
+class GateRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What every timed launch of the session waited for."""
+
+    limits: Limits
+    wait_s: float
+    #: What the device does not tell, so that nothing could wait for it.
+    unknown: list[str] = msgspec.field(default_factory=list)
+
+
+StopReason = Literal["repetitions", "precision", "budget", "most repetitions", "not ready", "interrupted", "failed"]
+
+
+class Stopped(msgspec.Struct, frozen=True, kw_only=True):
+    """Why the rounds ended where they did."""
+
+    reason: StopReason
+    #: For people.
+    text: str
+    rounds: int
+    #: Half the widest 95% interval of all tests over its median; None where it was not asked for or not known.
+    widest: float | None = None
+
+
+class Warmup(msgspec.Struct, frozen=True, kw_only=True):
+    """How a launch warmed up, as the first round showed to be needed."""
+
+    threads: int
+    prefills: int
+    tokens: int
 
 
 class ClockReading(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +185,10 @@ class Run(Document, frozen=True, kw_only=True):
     protocol: dict[str, Any]
     launches: list[Launch]
     versions: dict[str, str]
+    #: None where nothing waited, and in older runs.
+    gate: GateRecord | None = None
+    stopped: Stopped | None = None
+    warmups: list[Warmup] = msgspec.field(default_factory=list)
     command: list[str]
     #: Operators were timed, which slows everything: nothing in this run is a speed.
     profiled: bool = False

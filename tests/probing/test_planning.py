@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import msgspec
@@ -9,9 +10,28 @@ import pytest
 from data_runs import bundle
 
 from edgekit.errors import InputError
-from edgekit.probing.planning import check_protocol, default_threads, launch_order, trials_of
+from edgekit.probing.ordering import balanced_rows
+from edgekit.probing.planning import (
+    Cell,
+    check_protocol,
+    default_threads,
+    golden_checks,
+    sustained_launches,
+    timed_rounds,
+    trials_of,
+)
 from edgekit.schema.protocol import Protocol, load_protocol, protocol_names
 from edgekit.schema.run import CpuCluster, DeviceFacts
+
+
+def launch_order(bundles: int, threads: list[int], measured: Protocol) -> list[Cell]:
+    """All launches of a session that ends after its repetitions."""
+    rounds = itertools.islice(timed_rounds(bundles, threads, measured), measured.repetitions)
+    return [
+        *golden_checks(bundles, threads),
+        *itertools.chain.from_iterable(rounds),
+        *sustained_launches(bundles, threads, measured),
+    ]
 
 
 def protocol(**changes: object) -> Protocol:
@@ -54,6 +74,39 @@ def test_a_launch_warms_up_then_measures_each_test_once() -> None:
             for depth in (0, 32)
         }
     )
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 6])
+def test_every_combination_takes_every_place_and_follows_every_other_alike(count: int) -> None:
+    block = 2 * count if count % 2 and count > 1 else count
+    rows = list(itertools.islice(balanced_rows(count, "7"), 2 * block))
+    for rows_of_block in (rows[:block], rows[block:]):
+        places = Counter((place, item) for row in rows_of_block for place, item in enumerate(row))
+        assert set(places.values()) == {block // count}
+        follows = Counter(pair for row in rows_of_block for pair in itertools.pairwise(row))
+        assert len(follows) == count * (count - 1)
+        assert set(follows.values()) <= {block // count}
+    assert count < 4 or rows[:block] != rows[block:]
+
+
+def test_the_tests_of_a_launch_take_turns_too() -> None:
+    measured = protocol(prompts=[16, 32], generates=[8, 12], repetitions=4)
+    orders: dict[int, set[tuple[tuple[str, int], ...]]] = {}
+    for cell in launch_order(2, [1], measured):
+        if not cell.check:
+            counted = [trial for trial in trials_of(cell, measured) if not trial.warmup]
+            orders.setdefault(cell.round, set()).add(tuple((trial.kind, trial.tokens) for trial in counted))
+    assert all(len(found) == 1 for found in orders.values()), "bundles of a round are measured alike"
+    firsts = Counter(next(iter(found))[0] for found in orders.values())
+    assert set(firsts.values()) == {1}
+
+
+def test_sustained_decoding_comes_last_and_lasts() -> None:
+    measured = protocol(repetitions=2, sustain_s=30.0, generates=[24])
+    order = launch_order(2, [1, 2], measured)
+    assert [cell.sustain for cell in order] == [False] * 10 + [True] * 4
+    [trial] = trials_of(order[-1], measured)
+    assert (trial.kind, trial.tokens, trial.seconds, trial.warmup) == ("decode", 24, 30.0, False)
 
 
 def test_only_prefill_or_only_decode() -> None:

@@ -1,0 +1,128 @@
+"""What changed inside a launch or a trial while it was measured: marks, from the raw events and conditions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgekit.analysis.load import LaunchData
+from edgekit.analysis.sensors import Series, series
+from edgekit.probing.gate import hottest, is_at_processor
+from edgekit.schema.event import Hello, TrialResult
+from edgekit.schema.run import Conditions
+
+MarkKind = Literal["throttled", "hotter", "load", "charger", "governor", "low memory"]
+
+#: A processor that gets hotter by more than this inside one trial was not the same at its end.
+MAX_RISE_C = 10.0
+#: Share of all CPUs' time taken by others, or by a hypervisor, above which a trial is marked.
+MAX_LOAD = 0.10
+#: The kernel counts in ticks, commonly of 10 ms: shorter trials tell nothing of the load.
+MIN_LOAD_NS = 100_000_000
+#: Less free memory than this, as a share of what was free before, and the system begins to take pages away.
+LOW_MEMORY = 0.10
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One change; ``trial`` is None where it belongs to the whole launch."""
+
+    kind: MarkKind
+    text: str
+    trial: int | None = None
+
+
+def marks(data: LaunchData) -> list[Mark]:
+    """All that changed, trial by trial, then what only the readings before and after the launch tell.
+
+    What the device does not tell gives no mark.
+    """
+    found: list[Mark] = []
+    if data.stream is not None:
+        hello = next((event for event in data.stream.events if isinstance(event, Hello)), None)
+        sensors = series(data.stream, "temperature", "frequency_limit", "external_power")
+        for event in data.stream.events:
+            if isinstance(event, TrialResult):
+                found += _trial_marks(event, sensors, hello.cpus_online if hello else None)
+    if data.launch.before is not None and data.launch.after is not None:
+        told = {mark.kind for mark in found}
+        found += [mark for mark in between(data.launch.before, data.launch.after) if mark.kind not in told]
+    return found
+
+
+def between(before: Conditions, after: Conditions) -> list[Mark]:
+    """What differs between two readings of one device."""
+    found = []
+    for policy, khz in sorted(after.frequency_limit_khz.items()):
+        earlier = before.frequency_limit_khz.get(policy)
+        if earlier is not None and khz < earlier:
+            text = f"{policy} was held at {khz / 1e6:.2f} GHz, {earlier / 1e6:.2f} before"
+            found.append(Mark("throttled", text))
+    if (after.thermal_status or 0) > (before.thermal_status or 0):
+        found.append(Mark("throttled", f"the device says that it is throttled (status {after.thermal_status} of 6)"))
+    first, last = hottest(before), hottest(after)
+    if first is not None and last is not None and last[1] - first[1] > MAX_RISE_C:
+        found.append(Mark("hotter", f"{last[0]} rose from {first[1]:.1f} to {last[1]:.1f} °C"))
+    for policy, governor in sorted(after.governor.items()):
+        if before.governor.get(policy, governor) != governor:
+            found.append(Mark("governor", f"{policy} changed from {before.governor[policy]} to {governor}"))
+    for what, one, other in (
+        ("a charger was connected", before.plugged, after.plugged),
+        ("it began to charge", before.charging, after.charging),
+    ):
+        if one is not None and other is not None and one != other:
+            found.append(Mark("charger", what if other else f"no longer so: {what}"))
+            break
+    free, left = before.memory_available_bytes, after.memory_available_bytes
+    if free and left is not None and left < LOW_MEMORY * free:
+        found.append(Mark("low memory", f"{left >> 20} MiB are free, {free >> 20} before"))
+    return found
+
+
+def _trial_marks(result: TrialResult, sensors: list[Series], cpus: int | None) -> list[Mark]:
+    found = []
+    for entry in sensors:
+        values = _inside(entry, result)
+        if len(values) < 2:
+            continue
+        kind, name = entry.sensor.kind, entry.sensor.name
+        if kind == "frequency_limit":
+            highest = max(value for value in entry.values if value is not None)
+            if min(values) < highest:
+                text = f"{name} was held at {min(values):.2f} GHz, {highest:.2f} at other times of the launch"
+                found.append(Mark("throttled", text, result.trial))
+        elif kind == "temperature" and is_at_processor(name) and values[-1] - values[0] > MAX_RISE_C:
+            text = f"{name} rose from {values[0]:.1f} to {values[-1]:.1f} °C"
+            found.append(Mark("hotter", text, result.trial))
+        elif kind == "external_power" and len(set(values)) > 1:
+            found.append(Mark("charger", f"{name} was connected or taken away", result.trial))
+    share = others_share(result, cpus)
+    if share is not None and share > MAX_LOAD:
+        found.append(Mark("load", f"others took {share:.0%} of all CPUs' time", result.trial))
+    return found
+
+
+def others_share(result: TrialResult, cpus: int | None) -> float | None:
+    """Share of all CPUs' time in a trial that others and the hypervisor took, 0 to 1; None where it is not told."""
+    lasted = result.end_ns - result.start_ns
+    if not cpus or lasted < MIN_LOAD_NS or result.machine_ns is None or result.cpu_ns is None:
+        return None
+    taken = result.machine_ns - result.cpu_ns + (result.stolen_ns or 0)
+    return min(1.0, max(0.0, taken / (lasted * cpus)))
+
+
+def _inside(entry: Series, result: TrialResult) -> list[float]:
+    """Values from the last sample before the trial to the first after it."""
+    found: list[float] = []
+    before: float | None = None
+    for at, value in zip(entry.at_ns, entry.values, strict=True):
+        if value is None:
+            continue
+        if at < result.start_ns:
+            before = value
+        elif at <= result.end_ns:
+            found.append(value)
+        else:
+            found.append(value)
+            break
+    return [before, *found] if before is not None else found
