@@ -109,14 +109,17 @@ def test_attention_is_what_pytorch_computes(
     )
     seen = start + queries
     mask = torch.arange(seen)[None] <= start + torch.arange(queries)[:, None]
-    wanted = torch.nn.functional.scaled_dot_product_attention(
-        q.transpose(0, 1).double()[None],
-        k[:seen].repeat_interleave(group, 1).transpose(0, 1).double()[None],
-        v[:seen].repeat_interleave(group, 1).transpose(0, 1).double()[None],
-        attn_mask=mask,
-        scale=scale,
-    )[0].transpose(0, 1)
-    assert float((out.double() - wanted).abs().max()) < TOLERANCE
+    inputs = (
+        q.transpose(0, 1)[None],
+        k[:seen].repeat_interleave(group, 1).transpose(0, 1)[None],
+        v[:seen].repeat_interleave(group, 1).transpose(0, 1)[None],
+    )
+    attend = torch.nn.functional.scaled_dot_product_attention
+    wanted = attend(*(tensor.double() for tensor in inputs), attn_mask=mask, scale=scale)[0].transpose(0, 1)
+    # Scores in the hundreds leave single precision itself further off than the tolerance.
+    eager = attend(*inputs, attn_mask=mask, scale=scale)[0].transpose(0, 1)
+    rounding = float((eager.double() - wanted).abs().max())
+    assert float((out.double() - wanted).abs().max()) < max(TOLERANCE, 3 * rounding)
 
 
 @pytest.fixture(scope="module", params=["fp32", "w4a8"])
