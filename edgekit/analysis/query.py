@@ -50,6 +50,8 @@ def query(sql: str, runs: Sequence[RunData]) -> Answer:
     import duckdb
 
     try:
+        # What no terminal can have typed (a lone surrogate): releases of DuckDB answer it with errors of all kinds.
+        sql.encode()
         needed = _needed(sql)
         with duckdb.connect(":memory:") as connection:
             _make(connection)

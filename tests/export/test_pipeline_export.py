@@ -45,7 +45,7 @@ def test_a_bundle_holds_everything_and_says_what_it_is(exported: Path, trained: 
     assert bundle.runtime.context_length == 512
     assert bundle.tokenizer is not None
     assert bundle.tokenizer.eos_ids == [2]
-    assert {entry.role for entry in bundle.files} == {"model", "weights", "tokenizer", "config"}
+    assert {entry.role for entry in bundle.files} == {"model", "weights", "tokenizer", "config", "operators"}
     assert len(bundle.golden.tokens) == 16
     assert len(bundle.golden.logit_ids) == 48
     assert set(bundle.golden.tokens) <= set(bundle.golden.logit_ids)
