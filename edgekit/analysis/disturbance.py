@@ -7,7 +7,7 @@ from typing import Literal
 
 from edgekit.analysis.load import LaunchData
 from edgekit.analysis.sensors import Series, series
-from edgekit.probing.gate import hottest, is_at_processor
+from edgekit.schema.celsius import hottest, is_at_processor
 from edgekit.schema.event import Hello, TrialResult
 from edgekit.schema.run import Conditions
 

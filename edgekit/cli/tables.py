@@ -138,10 +138,19 @@ def print_gate(gate: Gate, output: Format) -> None:
 
 def print_devices(devices: Sequence[DeviceRecord], output: Format) -> None:
     """Devices and their states."""
-    keys = ["name", "state", "model", "abi", "os", "advice"]
+    keys = ["name", "state", "serial", "model", "soc", "abi", "os", "free_bytes", "temperature_c", "advice"]
     records = [{key: getattr(device, key) for key in keys} for device in devices]
-    columns = [column(key, "device" if key == "name" else key) for key in keys[:-1]]
-    columns.append(column("advice", "what to do", lambda value: formats.plain_text(value) if value else ""))
+    columns = [
+        column("name", "device"),
+        column("state", "state"),
+        column("model", "model"),
+        column("soc", "SoC"),
+        column("os", "system"),
+        column("abi", "ABI"),
+        column("free_bytes", "free", formats.short_size, right=True),
+        column("temperature_c", "°C", lambda value: formats.number(value, 2), right=True),
+        column("advice", "what to do", lambda value: formats.plain_text(value) if value else ""),
+    ]
     show(Table(records, keys, columns), output)
 
 

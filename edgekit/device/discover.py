@@ -31,11 +31,19 @@ class DeviceRecord:
     name: str
     #: adb's word: ``device`` is ready; ``offline``, ``unauthorized`` and the like are not.
     state: str
-    model: str | None
-    abi: str | None
-    os: str | None
+    #: As ``adb devices`` has it; None for this machine.
+    serial: str | None = None
+    model: str | None = None
+    #: The chip, where an Android names it; None where ``model`` is the processor.
+    soc: str | None = None
+    abi: str | None = None
+    os: str | None = None
+    #: Where bundles are stored.
+    free_bytes: int | None = None
+    #: Degrees Celsius of the hottest sensor at the processor.
+    temperature_c: float | None = None
     #: What to do when the device is not ready.
-    advice: str | None
+    advice: str | None = None
 
 
 def resolve(spec: str | None = None) -> Device:
@@ -88,8 +96,13 @@ def list_devices() -> list[DeviceRecord]:
     def describe(listed: Listed) -> DeviceRecord:
         if listed.state == "device":
             return _describe(AdbDevice(listed.serial, server))
-        advice = ADVICE.get(listed.state, "reconnect it")
-        return DeviceRecord(f"adb:{listed.serial}", listed.state, listed.tags.get("model"), None, None, advice)
+        return DeviceRecord(
+            f"adb:{listed.serial}",
+            listed.state,
+            serial=listed.serial,
+            model=listed.tags.get("model"),
+            advice=ADVICE.get(listed.state, "reconnect it"),
+        )
 
     found: list[DeviceRecord] = []
     with contextlib.suppress(UnsupportedError):  # not Linux: this machine is no device
@@ -99,22 +112,40 @@ def list_devices() -> list[DeviceRecord]:
         listed = server.devices()
     except DeviceUnavailableError as error:
         advice = f"{error.message}; {error.hint}" if error.hint else error.message
-        return [*found, DeviceRecord("adb", "no server", None, None, None, advice)]
+        return [*found, DeviceRecord("adb", "no server", advice=advice)]
     # One that hangs must not keep the others waiting.
     with ThreadPoolExecutor(max_workers=_ASKED_AT_ONCE) as pool:
         return [*found, *pool.map(describe, listed)]
 
 
 def _describe(device: Device) -> DeviceRecord:
+    from edgekit.device import conditions
     from edgekit.device.facts import gather
+    from edgekit.schema.celsius import hottest
 
+    serial = device.name.partition(":")[2] or None
     try:
         facts = gather(device)
     except EdgekitError as error:
         state = "unsupported" if isinstance(error, UnsupportedError) else "failing"
-        return DeviceRecord(device.name, state, None, None, None, error.message)
-    model = facts.android.get("model") or facts.cpu_model
-    return DeviceRecord(device.name, "device", model, facts.abi, facts.os, None)
+        return DeviceRecord(device.name, state, serial=serial, advice=error.message)
+    android = facts.android
+    soc = " ".join(part for part in (android.get("soc_manufacturer"), android.get("soc_model")) if part)
+    heat = None
+    # Who does not tell how it feels can be used all the same.
+    with contextlib.suppress(EdgekitError):
+        heat = hottest(conditions.read(device))
+    return DeviceRecord(
+        device.name,
+        "device",
+        serial=serial,
+        model=android.get("model") or facts.cpu_model,
+        soc=soc or android.get("platform"),
+        abi=facts.abi,
+        os=facts.os,
+        free_bytes=facts.free_bytes,
+        temperature_c=heat[1] if heat else None,
+    )
 
 
 def _usable(server: AdbServer, serial: str) -> str:

@@ -5,7 +5,6 @@ What the device does not tell cannot hold a launch up: it is unknown, and record
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from edgekit.device import conditions
 from edgekit.device.base import Device
 from edgekit.errors import NotReadyError, UnsupportedError
 from edgekit.progress import Progress, ProgressEvent, silent
+from edgekit.schema.celsius import hottest
 from edgekit.schema.limits import Limits
 from edgekit.schema.run import Conditions
 
@@ -27,25 +27,6 @@ DEFAULT_WAIT_S = 600.0
 POLL_S = 2.0
 #: The load is counted over at least this long; the kernel's ticks are 10 ms.
 LOAD_S = 1.0
-
-#: Names that kernels and vendors give to sensors in or at the processor.
-_PROCESSOR = re.compile(
-    r"cpu|\bsoc\b|soc[-_]|tsens|x86_pkg|coretemp|k10temp|zenpower|package|\bap\b|^big|^little|^mid|bigcore|littlecore"
-    r"|center-thermal|acpitz",
-    re.IGNORECASE,
-)
-
-
-def is_at_processor(sensor: str) -> bool:
-    """Whether a sensor's name says that it sits in or at the processor."""
-    return _PROCESSOR.search(sensor) is not None
-
-
-def hottest(now: Conditions) -> tuple[str, float] | None:
-    """The sensor that counts, and its degrees Celsius: the hottest at a processor, else the hottest of all."""
-    at_processor = {name: value for name, value in now.temperature_c.items() if is_at_processor(name)}
-    found = at_processor or now.temperature_c
-    return max(found.items(), key=lambda item: item[1]) if found else None
 
 
 def busy_share(before: Conditions | None, now: Conditions) -> float | None:

@@ -233,6 +233,8 @@ def test_names_of_devices(new_board: Callable[..., Board], monkeypatch: pytest.M
         assert {f"adb:{first.serial}", f"adb:{second.serial}", "local"} == set(listed)
         assert listed[f"adb:{first.serial}"].abi == "linux-x86_64"
         assert listed[f"adb:{first.serial}"].state == "device"
+        assert listed[f"adb:{first.serial}"].serial == first.serial
+        assert listed[f"adb:{first.serial}"].free_bytes
     for bad in ("phone", "adb:", "local:1", "", "adb:a b", "adb:x\n", "usb:1"):
         with pytest.raises(InputError):
             resolve(bad)

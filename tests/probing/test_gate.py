@@ -12,8 +12,9 @@ from edgekit.device import conditions
 from edgekit.device.base import Completed
 from edgekit.device.local import LocalDevice
 from edgekit.errors import NotReadyError, UnsupportedError
-from edgekit.probing.gate import Gate, busy_share, check_told, hottest, limits_for, obstacles, unknown
+from edgekit.probing.gate import Gate, busy_share, check_told, limits_for, obstacles, unknown
 from edgekit.progress import ProgressEvent
+from edgekit.schema.celsius import hottest
 from edgekit.schema.limits import Limits
 from edgekit.schema.run import Conditions
 
