@@ -36,12 +36,13 @@ LOOP = """
 #include "threadpool.h"
 extern "C" __attribute__((visibility("default"))) void run(
     const float* q, const float* k, const float* v, float* out, long queries, long start, long heads, long kv_heads,
-    long dim, float scale, int threads) {
+    long dim, float scale, int threads, const float* mask, long mask_stride) {
   executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(threads);
   edgekit::Attention task;
   task.q = q; task.keys = k; task.values = v; task.out = out;
   task.queries = queries; task.start = start; task.heads = heads; task.kv_heads = kv_heads;
   task.dim = dim; task.scale = scale;
+  task.mask = mask; task.mask_stride = mask_stride; task.positions = start + queries;
   edgekit::attend(task);
 }
 """
@@ -76,7 +77,7 @@ def kernel(built: ExecutorchProbe, tmp_path_factory: pytest.TempPathFactory) -> 
     # Linked with -ffast-math the library makes this thread flush small numbers to zero; other tests need them.
     torch.set_flush_denormal(False)
     pointer = ctypes.c_void_p
-    run.argtypes = [pointer] * 4 + [ctypes.c_long] * 5 + [ctypes.c_float, ctypes.c_int]
+    run.argtypes = [pointer] * 4 + [ctypes.c_long] * 5 + [ctypes.c_float, ctypes.c_int, pointer, ctypes.c_long]
     return run
 
 
@@ -90,10 +91,11 @@ def kernel(built: ExecutorchProbe, tmp_path_factory: pytest.TempPathFactory) -> 
     scale=st.sampled_from([0.05, 0.125, 1.0]),
     size=st.sampled_from([0.1, 1.0, 8.0]),
     threads=st.sampled_from([1, 2]),
+    window=st.one_of(st.none(), st.integers(1, 130)),
     seed=st.integers(0, 2**31),
 )
 def test_attention_is_what_pytorch_computes(
-    kernel, kv_heads, group, dim, queries, start, scale, size, threads, seed
+    kernel, kv_heads, group, dim, queries, start, scale, size, threads, window, seed
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     heads, context = kv_heads * group, start + queries + 5
@@ -104,11 +106,29 @@ def test_attention_is_what_pytorch_computes(
     k[start + queries :] = torch.nan
     v[start + queries :] = torch.nan
     out = torch.full_like(q, torch.nan)
-    kernel(
-        q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), queries, start, heads, kv_heads, dim, scale, threads
-    )
     seen = start + queries
-    mask = torch.arange(seen)[None] <= start + torch.arange(queries)[:, None]
+    mask: torch.Tensor = torch.arange(context)[None] <= start + torch.arange(queries)[:, None]
+    given = None
+    if window is not None:
+        mask = mask & (torch.arange(context)[None] > start + torch.arange(queries)[:, None] - window)
+        # What is seen may be weighed, too, and holes may lie in it; what a query is itself stays.
+        weighed = torch.randn(queries, context, generator=generator)
+        weighed[torch.rand(queries, context, generator=generator) < 0.1] = -1e9
+        weighed[torch.arange(queries), start + torch.arange(queries)] = 0.5
+        given = torch.where(mask, weighed, -1e9)
+        # No query sees what lies before all windows.
+        k[: max(0, start - window + 1)] = torch.nan
+        v[: max(0, start - window + 1)] = torch.nan
+    kernel(
+        *(tensor.data_ptr() for tensor in (q, k, v, out)),
+        *(queries, start, heads, kv_heads, dim, scale, threads),
+        None if given is None else given.data_ptr(),
+        context,
+    )
+    if given is not None:
+        k, v = k.nan_to_num(), v.nan_to_num()
+        mask = given.double()
+    mask = mask[:, :seen]
     inputs = (
         q.transpose(0, 1)[None],
         k[:seen].repeat_interleave(group, 1).transpose(0, 1)[None],
@@ -117,7 +137,8 @@ def test_attention_is_what_pytorch_computes(
     attend = torch.nn.functional.scaled_dot_product_attention
     wanted = attend(*(tensor.double() for tensor in inputs), attn_mask=mask, scale=scale)[0].transpose(0, 1)
     # Scores in the hundreds leave single precision itself further off than the tolerance.
-    eager = attend(*inputs, attn_mask=mask, scale=scale)[0].transpose(0, 1)
+    single = mask if mask.dtype == torch.bool else mask.float()
+    eager = attend(*inputs, attn_mask=single, scale=scale)[0].transpose(0, 1)
     rounding = float((eager.double() - wanted).abs().max())
     assert float((out.double() - wanted).abs().max()) < max(TOLERANCE, 3 * rounding)
 

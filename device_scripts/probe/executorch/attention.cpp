@@ -39,7 +39,25 @@ struct Block {
   std::int64_t dim;
   float scale;
   bool together;  // all queries stand at the first position
+  const float* mask = nullptr;  // of the first query
+  std::int64_t mask_stride = 0;
+  std::int64_t positions = 0;
 };
+
+// The positions that a query sees: from begin to end, without what the mask hides at both sides.
+struct Span {
+  std::int64_t begin;
+  std::int64_t end;
+};
+
+Span visible(const Block& task, std::int64_t query) {
+  if (task.mask == nullptr) return {0, task.first + (task.together ? 0 : query) + 1};
+  const float* row = task.mask + query * task.mask_stride;
+  Span span{0, task.positions};
+  while (span.end > 0 && row[span.end - 1] < kHidden) --span.end;
+  while (span.begin < span.end && row[span.begin] < kHidden) ++span.begin;
+  return span;
+}
 
 // Vectorisation of reductions and of exp needs reassociation; the kernels are compiled with -ffast-math, and no
 // infinity or NaN takes part in what they compute: masked scores are left out rather than set to -inf.
@@ -55,8 +73,15 @@ void attend_block(const Block& task) {
     maxima[i] = -3e38f;
     sums[i] = 0;
   }
-  const std::int64_t end = task.first + (task.together ? 1 : task.count);
-  for (std::int64_t begin = 0; begin < end; begin += kKeys) {
+  Span spans[kQueries];
+  std::int64_t start = 1ll << 62;
+  std::int64_t end = 0;
+  for (std::int64_t i = 0; i < task.count; ++i) {
+    spans[i] = visible(task, i);
+    start = std::min(start, spans[i].begin);
+    end = std::max(end, spans[i].end);
+  }
+  for (std::int64_t begin = start; begin < end; begin += kKeys) {
     const std::int64_t width = std::min(kKeys, end - begin);
     for (std::int64_t j = 0; j < width; ++j) {
       const float* key = task.keys + (begin + j) * task.kv_stride;
@@ -68,16 +93,22 @@ void attend_block(const Block& task) {
       }
     }
     for (std::int64_t i = 0; i < task.count; ++i) {
-      const std::int64_t seen = std::min(width, task.first + (task.together ? 0 : i) + 1 - begin);
-      if (seen <= 0) {
+      const std::int64_t hidden = std::max<std::int64_t>(0, spans[i].begin - begin);
+      const std::int64_t seen = std::min(width, spans[i].end - begin);
+      if (seen <= hidden) {
         for (std::int64_t j = 0; j < width; ++j) scores[i][j] = 0;
         continue;
       }
+      if (task.mask != nullptr) {
+        const float* row = task.mask + i * task.mask_stride + begin;
+        for (std::int64_t j = hidden; j < seen; ++j) scores[i][j] += row[j];
+      }
       float most = maxima[i];
-      for (std::int64_t j = 0; j < seen; ++j) most = std::max(most, scores[i][j]);
+      for (std::int64_t j = hidden; j < seen; ++j) most = std::max(most, scores[i][j]);
       const float rescale = std::exp(maxima[i] - most);
       float sum = 0;
-      for (std::int64_t j = 0; j < seen; ++j) {
+      for (std::int64_t j = 0; j < hidden; ++j) scores[i][j] = 0;
+      for (std::int64_t j = hidden; j < seen; ++j) {
         scores[i][j] = std::exp(scores[i][j] - most);
         sum += scores[i][j];
       }
@@ -107,7 +138,8 @@ void attend_block(const Block& task) {
 void attend_group(const Attention& task, std::int64_t kv_head, std::int64_t first, std::int64_t count) {
   const std::int64_t at = (kv_head * (task.heads / task.kv_heads) + first) * task.dim;
   attend_block({task.q + at, task.dim, task.out + at, task.dim, task.keys + kv_head * task.dim,
-                task.values + kv_head * task.dim, task.kv_heads * task.dim, task.start, count, task.dim, task.scale, true});
+                task.values + kv_head * task.dim, task.kv_heads * task.dim, task.start, count, task.dim, task.scale, true, task.mask, 0,
+                task.positions});
 }
 
 void attend_rows(const Attention& task, std::int64_t head, std::int64_t first) {
@@ -117,7 +149,8 @@ void attend_rows(const Attention& task, std::int64_t head, std::int64_t first) {
   const std::int64_t at = first * stride + head * task.dim;
   attend_block({task.q + at, stride, task.out + at, stride, task.keys + kv_head * task.dim,
                 task.values + kv_head * task.dim, task.kv_heads * task.dim, task.start + first, count, task.dim,
-                task.scale, false});
+                task.scale, false, task.mask == nullptr ? nullptr : task.mask + first * task.mask_stride,
+                task.mask_stride, task.positions});
 }
 
 }  // namespace

@@ -45,12 +45,16 @@ Tensor& update_cache(KernelRuntimeContext& context, const Tensor& value, Tensor&
   return out;
 }
 
-// q: [1, n, heads, dim]; keys and values: [1, context, kv_heads, dim].
+// q: [1, n, heads, dim]; keys and values: [1, context, kv_heads, dim]; mask: [n, context], added to the scores.
 Tensor& custom_sdpa(KernelRuntimeContext& context, const Tensor& q, const Tensor& keys, const Tensor& values,
                     const std::int64_t start, const std::optional<Tensor> mask, const double dropout,
                     const bool causal, const std::optional<double> scale, Tensor& out) {
-  if (refuse(context, mask.has_value() || dropout != 0 || !causal,
-             "custom_sdpa: only causal attention without mask and dropout") ||
+  if (refuse(context, dropout != 0 || causal == mask.has_value(),
+             "custom_sdpa: attention is causal or has a mask, and no dropout") ||
+      refuse(context,
+             mask.has_value() && (mask->scalar_type() != ScalarType::Float || mask->dim() != 2 ||
+                                  mask->size(0) != q.size(1) || mask->size(1) != keys.size(1)),
+             "custom_sdpa: the mask does not fit the cache") ||
       refuse(context, !dense_float4(q) || !dense_float4(keys) || !dense_float4(values) || !dense_float4(out),
              "custom_sdpa: not 4-dimensional float tensors") ||
       refuse(context, q.size(0) != 1 || keys.size(0) != 1, "custom_sdpa: more than one sequence") ||
@@ -72,6 +76,12 @@ Tensor& custom_sdpa(KernelRuntimeContext& context, const Tensor& q, const Tensor
   task.kv_heads = keys.size(2);
   task.dim = q.size(3);
   task.scale = static_cast<float>(scale ? *scale : 1 / std::sqrt(static_cast<double>(task.dim)));
+  if (mask.has_value()) {
+    task.mask = mask->const_data_ptr<float>();
+    task.mask_stride = mask->size(1);
+    // What lies beyond the queries was written by none of them.
+    task.positions = start + q.size(1);
+  }
   attend(task);
   return out;
 }
