@@ -42,7 +42,7 @@ class DeviceRecord:
     free_bytes: int | None = None
     #: Degrees Celsius of the hottest sensor at the processor.
     temperature_c: float | None = None
-    #: What to do when the device is not ready.
+    #: What to do when the device is not ready, or why its results are never compared as speed.
     advice: str | None = None
 
 
@@ -145,6 +145,7 @@ def _describe(device: Device) -> DeviceRecord:
         os=facts.os,
         free_bytes=facts.free_bytes,
         temperature_c=heat[1] if heat else None,
+        advice=f"{facts.fidelity}: {facts.fidelity_reason}" if facts.fidelity != "real" else None,
     )
 
 

@@ -29,6 +29,8 @@ Arch = Literal["amd64", "arm64"]
 #: Time for a board to come up: 0.3 s in a quiet moment, more when everything else is busy.
 START_TIMEOUT_S = 20.0
 ADBD_PORT = 5555
+#: Of an adb server that runs on a board.
+REMOTE_SERVER_PORT = 5038
 #: The machine of the two boards, as ``uname -m`` says.
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
@@ -295,8 +297,27 @@ def adb_server(directory: Path) -> Iterator[dict[str, str]]:
 
     It is a child of this process, so it dies with it and touches neither the user's server nor keys.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
+    with _adb_server(directory, port, "127.0.0.1", []):
+        yield {"ANDROID_ADB_SERVER_ADDRESS": "127.0.0.1", "ANDROID_ADB_SERVER_PORT": str(port)}
+
+
+@contextlib.contextmanager
+def adb_server_on(made: Board, directory: Path) -> Iterator[dict[str, str]]:
+    """An adb server on a board, which is another host to us; yields the variable that leads to it.
+
+    To that server the board's own adbd is ``127.0.0.1:5555``.
+    """
+    within = ["nsenter", "-t", str(made.pid), "-m", "-u", "-i", "-n", "-p"]
+    with _adb_server(directory, REMOTE_SERVER_PORT, made.host, [*within, "setpriv", "--pdeathsig", "KILL"], ["-a"]):
+        yield {"ADB_SERVER_SOCKET": f"tcp:{made.host}:{REMOTE_SERVER_PORT}"}
+
+
+@contextlib.contextmanager
+def _adb_server(
+    directory: Path, port: int, host: str, before: Sequence[str], options: Sequence[str] = ()
+) -> Iterator[None]:
+    directory.mkdir(parents=True, exist_ok=True)
     remote = ("ADB_SERVER_SOCKET", "ANDROID_ADB_SERVER_ADDRESS")
     environment = {key: value for key, value in os.environ.items() if key not in remote}
     # Every name under which versions of adb look for a home; no multicast into the host's networks.
@@ -304,7 +325,7 @@ def adb_server(directory: Path) -> Iterator[dict[str, str]]:
     environment |= {"TMPDIR": str(directory), "ADB_MDNS": "0", "ADB_MDNS_OPENSCREEN": "0", "ADB_MDNS_AUTO_CONNECT": "0"}
     with (directory / "adb.log").open("ab") as log:
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "adb", "-P", str(port), "nodaemon", "server"],
+            ["setpriv", "--pdeathsig", "KILL", *before, "adb", *options, "-P", str(port), "nodaemon", "server"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -315,12 +336,12 @@ def adb_server(directory: Path) -> Iterator[dict[str, str]]:
         end = time.monotonic() + START_TIMEOUT_S
         while True:
             with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port), 0.5).close()
+                socket.create_connection((host, port), 0.5).close()
                 break
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"the adb server did not start: {(directory / 'adb.log').read_text()}")
             time.sleep(0.02)
-        yield {"ANDROID_ADB_SERVER_ADDRESS": "127.0.0.1", "ANDROID_ADB_SERVER_PORT": str(port)}
+        yield
     finally:
         process.kill()
         process.wait()

@@ -8,11 +8,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import board as boards
 import pytest
+from board import Board
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from edgekit.device import adbd, adbd_shell, local
+from edgekit.device.adb import AdbDevice
 from edgekit.device.adb_direct import DirectDevice
 from edgekit.device.base import Device
+from edgekit.device.discover import resolve
 from edgekit.device.local import LocalDevice
 from edgekit.errors import DeviceFailedError, HostStorageError, InputError
 from edgekit.progress import ProgressEvent
@@ -27,6 +33,7 @@ LONG = str(1_000_000 + os.getpid())
         "local",
         pytest.param("x86_board", marks=pytest.mark.board),
         pytest.param("x86_board-direct", marks=pytest.mark.board),
+        pytest.param("x86_board-server elsewhere", marks=pytest.mark.board),
         pytest.param("arm_board", marks=pytest.mark.board),
     ]
 )
@@ -34,14 +41,30 @@ def device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Device]:
     if request.param == "local":
         yield LocalDevice(tmp_path / "root")
         return
-    name, _, direct = request.param.partition("-")
+    name, _, way = request.param.partition("-")
     board = request.getfixturevalue(name)
-    if direct:
+    if way == "server elsewhere":
+        yield request.getfixturevalue("behind_another_host")
+        return
+    if way:
         made = DirectDevice(board.serial)
         yield made
         made.close()
         return
     yield board.device()
+
+
+@pytest.fixture(scope="session")
+def behind_another_host(x86_board: Board, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
+    """A device that only the adb server of another host knows, found as a user finds it."""
+    with boards.adb_server_on(x86_board, tmp_path_factory.mktemp("server")) as variables:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            found = resolve("adb:127.0.0.1:5555")
+        assert isinstance(found, AdbDevice)
+        assert found.server.host == x86_board.host
+        yield found
 
 
 @pytest.fixture
@@ -62,7 +85,7 @@ def place(device: Device) -> Iterator[str]:
 
 def test_names_and_facts(device: Device) -> None:
     assert isinstance(device, Device)
-    assert device.name == "local" or device.name.startswith(("adb:10.77.", "adb-direct:10.77."))
+    assert device.name == "local" or device.name.startswith(("adb:10.77.", "adb:127.0.0.1", "adb-direct:10.77."))
     assert device.root.startswith("/")
 
 
@@ -131,6 +154,19 @@ def test_input_that_nobody_reads_does_no_harm(device: Device) -> None:
 )
 def test_arguments_arrive_as_they_are(device: Device, argument: str) -> None:
     assert device.run(["printf", "%s|", "first", argument]).stdout == b"first|" + argument.encode() + b"|"
+
+
+#: A request is at most 64 KiB, and quoting makes it longer.
+anything = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=200)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(anything, max_size=40), anything)
+def test_any_arguments_arrive_as_they_are(device: Device, arguments: list[str], value: str) -> None:
+    # printf repeats its format; NUL is in no argument, so it stands between them.
+    script = 'printf "%s\\0" "$EDGEKIT_ANY" "$@"'
+    done = device.run(["sh", "-c", script, "sh", *arguments], env={"EDGEKIT_ANY": value})
+    assert done.stdout.split(b"\0")[:-1] == [text.encode() for text in (value, *arguments)]
 
 
 def test_environment_and_working_directory(device: Device, place: str) -> None:
@@ -244,14 +280,38 @@ def test_files_arrive_byte_for_byte(device: Device, place: str, tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    "name", ["a b", "ü→🙂", "quo'te\"s", "$HOME", "com,ma,33188", "-dash", "new\nline", "*", "x" * 200]
+    "name",
+    ["a b", "ü→🙂", "quo'te\"s", "$HOME", "com,ma,33188", "-dash", "new\nline", "*", "x" * 240, "\x1b[31m", "\udcff\udcfe"],
 )
 def test_odd_file_names(device: Device, place: str, tmp_path: Path, name: str) -> None:
-    (tmp_path / "f").write_bytes(name.encode())
+    content = os.fsencode(name)
+    (tmp_path / "f").write_bytes(content)
     device.push(tmp_path / "f", f"{place}/{name}")
-    assert device.run(["cat", f"{place}/{name}"]).stdout == name.encode()
+    assert device.run(["cat", f"{place}/{name}"]).stdout == content
     device.pull(f"{place}/{name}", tmp_path / "g")
-    assert (tmp_path / "g").read_bytes() == name.encode()
+    assert (tmp_path / "g").read_bytes() == content
+
+
+def test_paths_up_to_what_adb_allows(device: Device, place: str, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"deep")
+    path = f"{place}/" + "d" * (200 - len(place))
+    while len(path) < 900:
+        path += "/" + "d" * 99
+    device.push(tmp_path / "f", path)
+    device.pull(path, tmp_path / "g")
+    assert (tmp_path / "g").read_bytes() == b"deep"
+    with pytest.raises(DeviceFailedError, match=r"longer than|too long"):
+        device.push(tmp_path / "f", path + "/e" * 2000)
+
+
+def test_a_copy_that_is_late_ends(device: Device, place: str, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(bytes(20 * MIB))
+    with pytest.raises(DeviceFailedError, match="not done after"):
+        device.push(tmp_path / "f", f"{place}/f", timeout=0.001)
+    device.push(tmp_path / "f", f"{place}/f")
+    with pytest.raises(DeviceFailedError, match="not done after"):
+        device.pull(f"{place}/f", tmp_path / "g", timeout=0.001)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["f"]
 
 
 def test_stat(device: Device, place: str) -> None:
@@ -297,6 +357,33 @@ def test_calls_from_several_threads_do_not_meet(device: Device) -> None:
     for thread in threads:
         thread.join()
     assert results == {number: b"%d\n" % number for number in range(8)}
+
+
+def test_copies_and_commands_at_once_do_not_meet(device: Device, place: str, tmp_path: Path) -> None:
+    data = {number: os.urandom(2 * MIB + number) for number in range(4)}
+    said: dict[int, int] = {}
+
+    def copy(number: int) -> None:
+        (tmp_path / f"{number}.there").write_bytes(data[number])
+        device.push(tmp_path / f"{number}.there", f"{place}/{number}")
+        device.pull(f"{place}/{number}", tmp_path / f"{number}.back")
+
+    def talk(number: int) -> None:
+        said[number] = len(device.run(["head", "-c", str(3 * MIB), "/dev/zero"]).stdout)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in data for work in (copy, talk)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {number: (tmp_path / f"{number}.back").read_bytes() for number in data} == data
+    assert said == dict.fromkeys(data, 3 * MIB)
+
+
+def test_both_outputs_may_flood_at_once(device: Device) -> None:
+    script = "head -c 3000000 /dev/zero >&2 & head -c 3000000 /dev/zero; wait"
+    done = device.run(["sh", "-c", script])
+    assert (len(done.stdout), len(done.stderr)) == (3_000_000, 3_000_000)
 
 
 def running(device: Device, what: str) -> bool:
