@@ -281,7 +281,19 @@ def test_files_arrive_byte_for_byte(device: Device, place: str, tmp_path: Path, 
 
 @pytest.mark.parametrize(
     "name",
-    ["a b", "ü→🙂", "quo'te\"s", "$HOME", "com,ma,33188", "-dash", "new\nline", "*", "x" * 240, "\x1b[31m", "\udcff\udcfe"],
+    [
+        "a b",
+        "ü→🙂",
+        "quo'te\"s",
+        "$HOME",
+        "com,ma,33188",
+        "-dash",
+        "new\nline",
+        "*",
+        "x" * 240,
+        "\x1b[31m",
+        "\udcff\udcfe",
+    ],
 )
 def test_odd_file_names(device: Device, place: str, tmp_path: Path, name: str) -> None:
     content = os.fsencode(name)
