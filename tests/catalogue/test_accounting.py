@@ -49,7 +49,7 @@ def exported(
     return config, build_template(make_config(config, origin="test"), context_length=CONTEXT, cache=folder)
 
 
-@pytest.mark.parametrize("name", ["fp32", "w8", "w4", "w4-b128"])
+@pytest.mark.parametrize("name", ["fp32", "w8", "w4", "w4-b128", "w4-mixed", "w8a8"])
 def test_a_real_export_weighs_what_was_predicted(
     exported: tuple[dict[str, Any], OnnxTemplate], name: str, tmp_path: Path
 ) -> None:
@@ -66,6 +66,37 @@ def test_a_real_export_weighs_what_was_predicted(
     assert predicted.bits_per_weight == pytest.approx(files.bits_per_weight, rel=1e-4)
     assert working_bytes(decoder, context=CONTEXT, prompt=1).kv_cache == files.kv_cache_bytes
     assert predicted.parameters == files.parameters
+
+
+@pytest.fixture(scope="module", params=SHAPES, ids=list(SHAPES))
+def lowered(request: pytest.FixtureRequest) -> tuple[dict[str, Any], Any]:
+    pytest.importorskip("executorch")
+    from edgekit_export.executorch.decoder import build_decoder
+
+    config = BASE | SHAPES[request.param]
+    return config, build_decoder(make_config(config, origin="test"), context=CONTEXT)
+
+
+@pytest.mark.parametrize("name", ["fp32", "w8", "w8a8", "w4a8", "w4a8-e4"])
+def test_a_real_program_weighs_what_was_predicted(
+    lowered: tuple[dict[str, Any], Any], name: str, tmp_path: Path
+) -> None:
+    from edgekit_export.executorch.write import write_program
+    from edgekit_export.sources.tensors import TensorStore
+
+    config, program = lowered
+    skeleton = Skeleton(make_config(config, origin="test"), origin="test")
+    torch.manual_seed(1)
+    state = {key: torch.randn(shape) for key, shape in skeleton.shapes.items()}
+    recipe = load_recipe(name)
+    path = tmp_path / "model.pte"
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    written = write_program(program, TensorStore(shapes, state.__getitem__), recipe, path, tied=skeleton.tied)
+    decoder = decoder_of(config, origin="test")
+    predicted = stored_bytes(decoder, recipe, runtime="executorch", context=CONTEXT)
+    assert predicted.total == pytest.approx(path.stat().st_size, rel=TOLERANCE)
+    assert predicted.bits_per_weight == pytest.approx(written.bits_per_weight, rel=5e-3)
+    assert working_bytes(decoder, context=CONTEXT, prompt=1).kv_cache == written.kv_cache_bytes
 
 
 def test_quantized_matrices_by_hand() -> None:

@@ -1,7 +1,7 @@
 """What a decoder weighs in a bundle: bytes of each class of tensors under a recipe.
 
-Follows the exporter: matrices that read the same activations are one tensor, a tied embedding is
-the head's bytes seen as rows, large tensors start on a page.
+Follows the exporter: for onnxruntime, matrices that read the same activations are one tensor, a tied embedding is
+the head's bytes seen as rows, and large tensors start on a page. ExecuTorch's layout is in ``executorch``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edgekit.analysis.accounting.decoder import Decoder, Matrix
-from edgekit.errors import InputError, UnsupportedError
+from edgekit.analysis.accounting.formats import Formats, formats_of
+from edgekit.errors import InputError
 from edgekit.schema.recipe import MatrixFormat, RecipeProfile
 
 #: Where tensors of the weights file start, as the exporter aligns them.
@@ -69,32 +70,28 @@ def stored_bytes(decoder: Decoder, recipe: RecipeProfile, *, runtime: str, conte
         UnsupportedError: the recipe or the accounting does not serve the runtime.
         InputError: a context below one.
     """
-    check_request(recipe, runtime, context)
+    check_context(context)
+    formats = formats_of(decoder, recipe, runtime)
+    if runtime == "executorch":
+        from edgekit.analysis.accounting import executorch
+
+        return StoredBytes(executorch.classes(decoder, formats, context), decoder.parameters)
     classes: dict[str, int] = {}
     end = 0
-    for tensor in _tensors(decoder, recipe, context):
+    for tensor in _tensors(decoder, formats, context):
         alignment = PAGE if tensor.bytes >= LARGE else LINE
         start = -(-end // alignment) * alignment
         classes["padding"] = classes.get("padding", 0) + start - end
         classes[tensor.kind] = classes.get(tensor.kind, 0) + tensor.bytes
         end = start + tensor.bytes
-    classes["graph"] = _graph_bytes(decoder, recipe)
+    classes["graph"] = _graph_bytes(decoder, formats)
     return StoredBytes(classes, decoder.parameters)
 
 
-def check_request(recipe: RecipeProfile, runtime: str, context: int) -> None:
-    """Refuse what cannot be accounted for (errors as :func:`stored_bytes`)."""
+def check_context(context: int) -> None:
+    """Refuse a context that holds nothing (InputError)."""
     if context < 1:
         raise InputError(f"a context of {context} tokens holds nothing", hint="give a positive number of tokens")
-    options = recipe.runtimes.get(runtime)
-    if options is None or "refused" in options:
-        reason = options["refused"] if options else "it has no table for it"
-        raise UnsupportedError(f"recipe {recipe.name} does not serve {runtime}: {reason}")
-    if recipe.mixed:
-        raise UnsupportedError(
-            f"recipe {recipe.name} chooses its layers by measuring the model's weights: its size is known after export",
-            hint="ask for w4 and w8: the size lies between them",
-        )
 
 
 def matrix_bytes(rows: int, columns: int, form: MatrixFormat) -> tuple[int, int]:
@@ -111,14 +108,14 @@ def matrix_bytes(rows: int, columns: int, form: MatrixFormat) -> tuple[int, int]
     return rows * blocks * block * form.bits // 8, rows * blocks * 4 + zeros
 
 
-def _joined(matrices: tuple[Matrix, ...]) -> Iterator[tuple[int, int]]:
-    """Rows and columns of the tensors that a layer's matrices are stored as, in the order of computation."""
+def joined(matrices: tuple[Matrix, ...]) -> Iterator[tuple[str, int, int]]:
+    """First name, rows and columns of the tensors that onnxruntime's bundles store a layer's matrices as, in order."""
     named = {matrix.name: matrix for matrix in matrices}
     group_of = {name: group for group in _JOINED if all(name in named for name in group) for name in group}
     for matrix in matrices:
         group = group_of.get(matrix.name, (matrix.name,))
         if matrix.name == group[0]:
-            yield sum(named[name].rows for name in group), matrix.columns
+            yield matrix.name, sum(named[name].rows for name in group), matrix.columns
 
 
 def _parts(kind: str, rows: int, columns: int, form: MatrixFormat) -> Iterator[Tensor]:
@@ -138,35 +135,37 @@ def _symmetric(form: MatrixFormat) -> MatrixFormat:
     return MatrixFormat(scheme=form.scheme, dtype=form.dtype, bits=form.bits, block=form.block, symmetric=True)
 
 
-def _tensors(decoder: Decoder, recipe: RecipeProfile, context: int) -> Iterator[Tensor]:
+def _tensors(decoder: Decoder, formats: Formats, context: int) -> Iterator[Tensor]:
     embedding, head = decoder.embedding, decoder.head
     # The head's format decides for a tied matrix: one copy serves both.
-    yield from _parts("embedding", embedding.rows, embedding.columns, recipe.head if decoder.tied else recipe.embedding)
+    form = formats.head if decoder.tied else formats.embedding
+    yield from _parts("embedding", embedding.rows, embedding.columns, form)
     for table in decoder.tables:
         yield Tensor("position tables", table.elements * 4)
     for matrix in decoder.extra:
-        yield from _parts("linear", matrix.rows, matrix.columns, recipe.linear)
+        yield from _parts("linear", matrix.rows, matrix.columns, formats.linear)
     if decoder.rotary_dim:
         for _ in ("cosine", "sine"):
             yield Tensor("rotary tables", context * (decoder.rotary_dim // 2) * 4)
     for layer in decoder.layers:
         # Half of the vectors before attention, half before the feed-forward; it matters to the padding alone.
         first = layer.vectors // 2
-        joined = list(_joined(layer.matrices))
+        tensors = list(joined(layer.matrices))
         yield Tensor("norms and biases", first * 4)
-        for position, (rows, columns) in enumerate(joined):
-            if position == min(2, len(joined) - 1):
+        for position, (name, rows, columns) in enumerate(tensors):
+            if position == min(2, len(tensors) - 1):
                 yield Tensor("norms and biases", (layer.vectors - first) * 4)
-            yield from _parts("linear", rows, columns, recipe.linear)
+            yield from _parts("linear", rows, columns, formats.of(name))
     yield Tensor("norms and biases", decoder.vectors * 4)
     if not decoder.tied:
-        yield from _parts("head", head.rows, head.columns, recipe.head)
+        yield from _parts("head", head.rows, head.columns, formats.head)
 
 
-def _graph_bytes(decoder: Decoder, recipe: RecipeProfile) -> int:
-    matrices = sum(len(list(_joined(layer.matrices))) for layer in decoder.layers)
+def _graph_bytes(decoder: Decoder, formats: Formats) -> int:
     total = _GRAPH_PER_LAYER * len(decoder.layers)
-    if recipe.linear.scheme != "float":
-        total += matrices * _GRAPH_PER_SCALES
-        total += 0 if recipe.linear.symmetric else matrices * _GRAPH_PER_ZEROS
+    for layer in decoder.layers:
+        for name, _, _ in joined(layer.matrices):
+            form = formats.of(name)
+            if form.scheme != "float":
+                total += _GRAPH_PER_SCALES + (0 if form.symmetric else _GRAPH_PER_ZEROS)
     return total

@@ -1,0 +1,80 @@
+"""Runs of our own that the estimator is proven on: many shapes, recipes and both runtimes, in turn, on this machine.
+
+Three steps, each of which goes on where an interrupted one stopped:
+
+    python -m benchmarks.estimates export             # the bundles (half an hour on two busy cores)
+    python -m benchmarks.estimates measure --minutes 5  # some shapes; repeat until it says that all are measured
+    python -m benchmarks.estimates condense           # profiles/measurements/NAME.json
+
+`edgekit estimate --proof NAME` then predicts each shape from the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+PLAN = Path(__file__).with_suffix(".toml")
+#: The gate judges faithfulness, which is not the question here, and its reference is most of what an export takes.
+GATE_TOKENS, GREEDY_TOKENS = 48, 4
+
+
+def read_plan() -> dict[str, Any]:
+    """The plan file."""
+    return tomllib.loads(PLAN.read_text(encoding="utf-8"))
+
+
+def shapes(plan: dict[str, Any]) -> Iterator[tuple[str, dict[str, list[str]]]]:
+    """Each shape's source, with its recipes by runtime."""
+    for shape in plan["shapes"]:
+        runtimes = shape.get("runtimes", list(plan["recipes"]))
+        yield shape["source"], {runtime: plan["recipes"][runtime] for runtime in runtimes}
+
+
+def bundles_of(source: str, recipes: dict[str, list[str]], folder: Path) -> list[Path]:
+    """Where a shape's bundles are."""
+    from edgekit.schema.arch_spec import parse_arch
+
+    name = parse_arch(source).name
+    return [folder / f"{name}-{runtime}-{recipe}" for runtime, own in recipes.items() for recipe in own]
+
+
+def export(plan: dict[str, Any], folder: Path, only: int | None) -> None:
+    """Export what is missing."""
+    import edgekit_export.gate.reference as reference
+    import edgekit_export.gate.text as text
+    from edgekit_export.pipeline import export_bundles
+
+    text.TOKENS, reference.GREEDY_TOKENS = GATE_TOKENS, GREEDY_TOKENS
+    for index, (source, recipes) in enumerate(shapes(plan)):
+        if only is not None and index % 2 != only:
+            continue
+        for runtime, names in recipes.items():
+            if all((path / "bundle.json").is_file() for path in bundles_of(source, {runtime: names}, folder)):
+                continue
+            begun = time.monotonic()
+            export_bundles(source, names, [runtime], out_dir=folder, context_length=plan["context"])  # type: ignore[list-item]
+            print(f"{source} {runtime}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Run one step."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=["export", "measure", "condense"])
+    parser.add_argument("--folder", type=Path, default=Path("benchmarks/work/estimates"))
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--half", type=int, choices=[0, 1], help="export every other shape only")
+    options = parser.parse_args()
+    plan = read_plan()
+    if options.step == "export":
+        export(plan, options.folder / "bundles", options.half)
+
+
+if __name__ == "__main__":
+    main()
