@@ -8,7 +8,7 @@ from edgekit.api.calibrating import calibrate
 from edgekit.api.delivering import prune, push
 from edgekit.api.estimating import check_estimates, estimate
 from edgekit.api.exporting import export, verify
-from edgekit.api.informing import devices, doctor, model, models
+from edgekit.api.informing import devices, doctor, model, models, models_report
 from edgekit.api.measuring import probe, pull
 from edgekit.api.running import run
 from edgekit.api.surveying import preview_survey, published_survey, survey
@@ -24,6 +24,7 @@ __all__ = [
     "import_results",
     "model",
     "models",
+    "models_report",
     "operators",
     "preview_survey",
     "probe",

@@ -1,9 +1,12 @@
-"""What there is, and what is missing: ``edgekit.devices``, ``models``, ``model`` and ``doctor``."""
+"""What there is, and what is missing: ``edgekit.devices``, ``models``, ``models_report``, ``model`` and ``doctor``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from edgekit.progress import Progress, silent
 
 if TYPE_CHECKING:
     from edgekit.analysis.catalogue import ModelFacts
@@ -37,6 +40,25 @@ def models(*, filters: Sequence[str] = (), sort: str | None = None) -> list[Mode
     from edgekit.schema.model_index import all_model_profiles
 
     return select([model_facts(profile) for profile in all_model_profiles()], filters, sort)
+
+
+def models_report(out: str | Path, *, filters: Sequence[str] = (), progress: Progress = silent) -> Path:
+    """Write an HTML page that shows how the models that edgekit knows changed over the years.
+
+    Attention, feed-forward, activation, norm, vocabulary, and training tokens per parameter.
+
+    Args:
+        out: the file to write, ``.html``.
+        filters: as for :func:`models`.
+        progress: told of each plot.
+
+    Raises:
+        InputError: no such field, a condition that cannot be read, no model left, or ``out`` is a directory.
+        HostStorageError: the file cannot be written.
+    """
+    from edgekit.reporting.catalogue_report import write_catalogue_report
+
+    return write_catalogue_report(models(filters=filters), out, progress=progress)
 
 
 def model(name: str) -> ModelProfile:

@@ -88,8 +88,8 @@ def render_report(
     comparison = msgspec.structs.replace(_shown(compare(runs, baseline, meter=meter)), imported=list(imported))
     names = [plain_text(name) for name in labels(runs)]
     groups = by_device(runs)
-    parts = _drawn(all_sections(Report(runs, names, groups, comparison)), progress)
-    text: str = _template().render(
+    parts = drawn(all_sections(Report(runs, names, groups, comparison)), progress)
+    text: str = template("report.html.j2").render(
         title=plain_text(title or _title(runs)),
         subtitle=_subtitle(runs),
         answers=_answers(groups, names, runs),
@@ -99,7 +99,7 @@ def render_report(
         unreal=sorted({row.fidelity for row in comparison.rows if row.fidelity != "real"}),
         busy=_busy(runs),
         data=script_json({"comparison": list(records_of(comparison)), "faults": comparison.faults}),
-        css=(_TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        css=stylesheet(),
         version=version(DISTRIBUTION),
     )
     return text
@@ -113,7 +113,7 @@ def script_json(value: Any) -> str:
     return text
 
 
-def _drawn(parts: Sequence[Section], progress: Progress) -> list[Section]:
+def drawn(parts: Sequence[Section], progress: Progress) -> list[Section]:
     """The sections with their plots drawn."""
     from edgekit.reporting.svg import draw
 
@@ -132,7 +132,13 @@ def _drawn(parts: Sequence[Section], progress: Progress) -> list[Section]:
     return result
 
 
-def _template() -> Any:
+def stylesheet() -> str:
+    """The styles that all our pages share, light and dark."""
+    return (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+
+
+def template(name: str) -> Any:
+    """A page's template by the name of its file."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -144,7 +150,7 @@ def _template() -> Any:
         keep_trailing_newline=True,
     )
     environment.tests["hash"] = lambda text: len(text) == 64 and " " not in text
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def _answers(

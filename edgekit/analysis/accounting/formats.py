@@ -52,10 +52,12 @@ def formats_of(decoder: Decoder, recipe: RecipeProfile, runtime: str) -> Formats
     if options is None or "refused" in options:
         reason = options["refused"] if options else "it has no table for it"
         raise UnsupportedError(f"recipe {recipe.name} does not serve {runtime}: {reason}")
-    roles = {role: _own(options.get(role), getattr(recipe, role), recipe) for role in ("linear", "head", "embedding")}
+    linear = _own(options.get("linear"), recipe.linear, recipe)
+    head = _own(options.get("head"), recipe.head, recipe)
+    embedding = _own(options.get("embedding"), recipe.embedding, recipe)
     mixed = options.get("mixed", recipe.mixed)
     if not mixed:
-        return Formats(**roles)
+        return Formats(linear, head, embedding)
     if mixed.get("select") != "names":
         raise UnsupportedError(
             f"recipe {recipe.name} chooses its layers by measuring the model's weights: its size is known after export",
@@ -70,7 +72,7 @@ def formats_of(decoder: Decoder, recipe: RecipeProfile, runtime: str) -> Formats
             hint="choose a recipe that is not mixed",
         )
     form = MatrixFormat(scheme="weight-only", bits=mixed["bits"], block=mixed["block"])
-    return Formats(**roles, kept=form, kept_names=kept)
+    return Formats(linear, head, embedding, form, kept)
 
 
 def _own(own: object, shared: MatrixFormat, recipe: RecipeProfile) -> MatrixFormat:
