@@ -79,7 +79,7 @@ def main() -> None:
     """Run one step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=["export", "measure", "condense"])
-    parser.add_argument("--folder", type=Path, default=Path("benchmarks/work/estimates"))
+    parser.add_argument("--folder", type=Path, default=Path("build/estimates"))
     parser.add_argument("--minutes", type=float, default=5.0)
     options = parser.parse_args()
     plan = read_plan()
