@@ -1,15 +1,16 @@
-"""A device reached without an adb server: straight over TCP or USB, by adb-shell's transports."""
+"""A device reached without an adb server: straight over TCP, or over USB by adb-shell's transport."""
 
 from __future__ import annotations
 
-import contextlib
 import re
 import socket
 import threading
-from typing import Any, Literal
+from typing import Literal
 
 from edgekit.device.adb_keys import signers
-from edgekit.device.adb_packets import Connection, StreamWire
+from edgekit.device.adb_packets import Connection
+from edgekit.device.adb_streams import StreamWire
+from edgekit.device.adb_transport import TcpTransport, Transport, UsbTransport
 from edgekit.device.adb_wire import Wire, WireError
 from edgekit.device.adbd import AdbdDevice
 from edgekit.device.base import Deadline, printable
@@ -81,30 +82,23 @@ class DirectDevice(AdbdDevice):
                     raise DeviceUnavailableError(f"say hello to its adbd: {error}", device=self.name) from error
             return self._connection
 
-    def _tcp_transport(self) -> Any:
-        from adb_shell.transport.tcp_transport import TcpTransport
-
+    def _tcp_transport(self) -> Transport:
         if self._tcp is None:
             raise AssertionError("an address of TCP was checked before")
-        transport = TcpTransport(self._tcp["host"].strip("[]"), int(self._tcp["port"] or DEFAULT_PORT))
+        address = self._tcp["host"].strip("[]"), int(self._tcp["port"] or DEFAULT_PORT)
         try:
-            transport.connect(CONNECT_TIMEOUT_S)
+            return TcpTransport(socket.create_connection(address, CONNECT_TIMEOUT_S))
         except OSError as error:
             raise DeviceUnavailableError(
                 f"connect: {error.strerror or error}",
                 device=self.name,
                 hint="is adbd listening there (`adb tcpip 5555` on a phone), and is the address right?",
             ) from error
-        # adb-shell leaves small packets waiting for an acknowledgement, some 40 ms each.
-        with contextlib.suppress(OSError, AttributeError):
-            transport._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            transport._connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        return transport
 
-    def _usb_transport(self) -> Any:
+    def _usb_transport(self) -> Transport:
         try:
             from adb_shell.exceptions import UsbDeviceNotFoundError
-            from adb_shell.transport.usb_transport import UsbTransport
+            from adb_shell.transport.usb_transport import UsbTransport as Usb
         except (ImportError, OSError) as error:
             raise DeviceUnavailableError(
                 f"connect over USB: {error}",
@@ -113,8 +107,8 @@ class DirectDevice(AdbdDevice):
             ) from error
         serial = self._usb["serial"] if self._usb else None
         try:
-            transport = UsbTransport.find_adb(serial=serial, default_transport_timeout_s=CONNECT_TIMEOUT_S)
-            transport.connect(CONNECT_TIMEOUT_S)
+            usb = Usb.find_adb(serial=serial, default_transport_timeout_s=CONNECT_TIMEOUT_S)
+            usb.connect(CONNECT_TIMEOUT_S)
         except UsbDeviceNotFoundError as error:
             raise DeviceUnavailableError(
                 "connect over USB: no such device",
@@ -127,4 +121,4 @@ class DirectDevice(AdbdDevice):
                 device=self.name,
                 hint="end an adb server that holds it (`adb kill-server`), and see that this user may use it",
             ) from error
-        return transport
+        return UsbTransport(usb)

@@ -1,24 +1,24 @@
 """adb's own protocol between a host and an adbd: packets, authorization, and streams over one connection.
 
-adb-shell brings the transports (TCP, USB) and the signatures. Its own shell and file
-services know no exit codes, wait for small packets to fill up and compute a checksum
-of every byte in Python, so the streams over them are kept here.
+adb-shell brings USB and the signatures. Its own shell and file services know no exit codes, wait for small packets
+to fill up and compute a checksum of every byte in Python, so packets and the streams over them are kept here.
+
+No thread of its own reads: whoever waits for something reads packets, for all, until what it waits for has come.
+So a file copy passes no data from thread to thread.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import queue
-import socket
 import struct
 import threading
+from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from edgekit.device.adb_keys import Signer
-from edgekit.device.adb_wire import RefusedError, Wire, WireError
-from edgekit.device.base import Deadline, printable
+from edgekit.device.adb_transport import Transport
+from edgekit.device.adb_wire import RefusedError, WireError
+from edgekit.device.base import Deadline
 from edgekit.errors import DeviceUnavailableError
 
 #: The version from which neither side checks checksums of the data.
@@ -36,10 +36,10 @@ HELLO_TIMEOUT_S = 10.0
 AUTHORIZATION_TIMEOUT_S = 30.0
 #: A device that takes no byte for so long is gone.
 WRITE_TIMEOUT_S = 30.0
-#: ``LIBUSB_ERROR_TIMEOUT``
-_LIBUSB_TIMEOUT = -7
-#: The reader looks this often whether the connection was closed.
+#: Who waits looks this often whether the connection was closed.
 READ_POLL_S = 1.0
+#: Of a stream that nobody reads, so much is taken in before the device has to wait.
+WINDOW_BYTES = 4 * MAX_PAYLOAD
 
 
 def _code(name: bytes) -> int:
@@ -51,14 +51,73 @@ CNXN, AUTH, OPEN, OKAY, WRTE, CLSE, STLS = (
 )
 
 
+class Stream:
+    """One stream of a :class:`Connection`; its fields are the connection's, guarded by its lock."""
+
+    def __init__(self, connection: Connection, local_id: int) -> None:
+        self.local_id = local_id
+        self.remote_id = 0
+        #: Packets that we may send before adbd must answer.
+        self.credit = 0
+        self.incoming: deque[memoryview] = deque()
+        self.queued = 0
+        #: Packets for which adbd still waits to hear that they arrived.
+        self.owed = 0
+        #: No more comes, or nobody wants more.
+        self.ended = False
+        self._connection = connection
+
+    def send(self, data: bytes | memoryview, deadline: Deadline) -> None:
+        """Send all of it; what a service that has ended does not take is dropped, as its last words are to be read.
+
+        Raises:
+            WireError: the connection is lost, or the deadline passes.
+        """
+        view = memoryview(data)
+        while view:
+            if not self._connection.wait(self._take_credit, deadline):
+                raise WireError(f"not done after {deadline.seconds:g} s")
+            if self.ended:
+                return
+            piece, view = view[: self._connection.max_payload], view[self._connection.max_payload :]
+            self._connection.send(WRTE, self.local_id, self.remote_id, piece)
+
+    def receive_into(self, view: memoryview, deadline: Deadline) -> int:
+        """Some of what comes next; 0 at the end.
+
+        Raises:
+            WireError: the connection is lost, or the deadline passes.
+        """
+        if not self._connection.wait(lambda: bool(self.incoming) or self.ended, deadline):
+            raise WireError(f"not done after {deadline.seconds:g} s")
+        if not self.incoming:
+            return 0
+        piece = self.incoming[0]
+        count = min(len(piece), len(view))
+        view[:count] = piece[:count]
+        self._connection.consumed(self, count)
+        return count
+
+    def _take_credit(self) -> bool:
+        if self.credit > 0:
+            self.credit -= 1
+            return True
+        return self.ended
+
+    @property
+    def pending(self) -> bool:
+        """Whether something was received that nobody has read."""
+        return bool(self.incoming)
+
+    def close(self) -> None:
+        """End it; adbd hangs up on what ran over it."""
+        self._connection.forget(self)
+
+
 class Connection:
-    """A connection to one adbd, over which any number of streams run at a time.
+    """A connection to one adbd, over which any number of streams run at a time."""
 
-    ``transport`` is one of adb-shell's, connected. Its errors are of many kinds (sockets,
-    libusb), hence the wide nets here: whatever they are, the connection is lost.
-    """
-
-    def __init__(self, transport: Any, signers: Callable[[], list[Signer]], name: str) -> None:
+    def __init__(self, transport: Transport, signers: Callable[[], list[Signer]], name: str) -> None:
         """Say hello and be authorized.
 
         Raises:
@@ -68,23 +127,33 @@ class Connection:
         self._transport = transport
         self._name = name
         self._send_lock = threading.Lock()
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._reading = False
+        self._waiting = 0
         self._streams: dict[int, Stream] = {}
         self._numbers = itertools.count(1)
         self._lost: str | None = None
-        self._buffer = bytearray()
-        self._max_payload = MAX_PAYLOAD
+        self._acknowledgements: deque[tuple[int, int]] = deque()
+        # A packet under way: a reader that gives up in its middle leaves it to the next.
+        self._header = bytearray(_HEADER.size)
+        self._payload: bytearray | None = None
+        self._got = 0
+        self.max_payload = MAX_PAYLOAD
         self.features = ""
         try:
             self._hello(signers)
         except BaseException:
             self.close()
             raise
-        threading.Thread(target=self._read_for_ever, name=f"adb {name}", daemon=True).start()
 
     @property
     def lost(self) -> bool:
-        """Whether it is of no more use."""
+        """Whether it is of no more use; looks, since nobody reads where nobody waits."""
+        with self._changed:
+            if self._reading or self._lost is not None:
+                return self._lost is not None
+            self._reading = True
+        self._lead(0.0)
         return self._lost is not None
 
     def open(self, service: bytes, deadline: Deadline) -> Stream:
@@ -94,15 +163,16 @@ class Connection:
             RefusedError: adbd does not offer it.
             WireError: the connection is lost, or there is no answer in time.
         """
-        stream = Stream(self, next(self._numbers), self._max_payload)
-        with self._lock:
-            if self._lost is not None:
-                raise WireError(self._lost)
+        stream = Stream(self, next(self._numbers))
+        with self._changed:
             self._streams[stream.local_id] = stream
-        self.send(OPEN, stream.local_id, 0, service + b"\0")
         try:
-            stream.wait_until_open(deadline)
-        except WireError:
+            self.send(OPEN, stream.local_id, 0, service + b"\0")
+            if not self.wait(lambda: stream.remote_id != 0 or stream.ended, deadline):
+                raise WireError(f"not done after {deadline.seconds:g} s")
+            if not stream.remote_id:
+                raise RefusedError("adbd does not offer this service")
+        except BaseException:
             stream.close()
             raise
         return stream
@@ -113,36 +183,73 @@ class Connection:
         Raises:
             WireError: the connection is lost.
         """
-        header = _HEADER.pack(command, arg0, arg1, len(data), 0, command ^ 0xFFFFFFFF)
         with self._send_lock:
+            self._send(command, arg0, arg1, data)
+        self._acknowledge()
+
+    def wait(self, satisfied: Callable[[], bool], deadline: Deadline) -> bool:
+        """Read packets, or let another thread do it, until something has come; False when it is too late.
+
+        Raises:
+            WireError: the connection is lost.
+        """
+        while True:
+            with self._changed:
+                while True:
+                    if satisfied():
+                        return True
+                    if self._lost is not None:
+                        raise WireError(self._lost)
+                    left = deadline.left()
+                    if left <= 0:
+                        return False
+                    if not self._reading:
+                        self._reading = True
+                        break
+                    self._waiting += 1
+                    self._changed.wait(min(left, READ_POLL_S))
+                    self._waiting -= 1
+            self._lead(min(left, READ_POLL_S))
+
+    def consumed(self, stream: Stream, count: int) -> None:
+        """The first ``count`` bytes of what a stream received have been read."""
+        with self._changed:
+            piece = stream.incoming.popleft()
+            if count < len(piece):
+                stream.incoming.appendleft(piece[count:])
+            stream.queued -= count
+            self._owe_no_more(stream)
+        self._acknowledge()
+
+    def forget(self, stream: Stream) -> None:
+        """A stream is over."""
+        with self._changed:
+            known = self._streams.pop(stream.local_id, None)
+            tell = known is not None and not stream.ended and self._lost is None
+            stream.ended = True
+            self._changed.notify_all()
+        if tell:
             try:
-                self._write(header)
-                if data:
-                    self._write(data)
-            except WireError:
-                raise
-            except Exception as error:
-                self._lose(f"connection lost ({error})")
-                raise WireError(f"connection lost ({error})") from error
+                self.send(CLSE, stream.local_id, stream.remote_id)
+            except WireError as error:
+                self._lose(str(error))
 
     def close(self) -> None:
         """Close it, and every stream over it."""
         self._lose("connection closed")
-        with contextlib.suppress(Exception):
-            self._transport.close()
 
-    def forget(self, stream: Stream) -> None:
-        """A stream is over."""
-        with self._lock:
-            self._streams.pop(stream.local_id, None)
-
-    def _write(self, data: bytes | memoryview) -> None:
-        view = memoryview(data)
-        while view:
-            if self._lost is not None:
-                raise WireError(self._lost)
-            sent = self._transport.bulk_write(view, WRITE_TIMEOUT_S)
-            view = view[sent if isinstance(sent, int) else len(view) :]
+    def _lead(self, timeout: float) -> None:
+        """Read for all: the next packet, or without a time to wait all that are there."""
+        try:
+            while self._take_packet(timeout) and not timeout:
+                pass
+        except WireError as error:
+            self._lose(str(error))
+        finally:
+            with self._changed:
+                self._reading = False
+                if self._waiting:
+                    self._changed.notify_all()
 
     def _hello(self, signers: Callable[[], list[Signer]]) -> None:
         deadline = Deadline(HELLO_TIMEOUT_S)
@@ -155,7 +262,7 @@ class Connection:
             except WireError as error:
                 raise (self._unauthorized() if offered else error) from error
             if command == CNXN:
-                self._max_payload = min(MAX_PAYLOAD, arg1) or MAX_PAYLOAD
+                self.max_payload = min(MAX_PAYLOAD, arg1) or MAX_PAYLOAD
                 banner = bytes(data).decode("utf-8", "replace")
                 self.features = next(
                     (part[len("features=") :] for part in banner.split("::", 1)[-1].split(";") if "features=" in part),
@@ -190,192 +297,100 @@ class Connection:
             hint="unlock the screen and allow USB debugging for this computer, then try again",
         )
 
-    def _receive(self, deadline: Deadline | None) -> tuple[int, int, int, bytearray]:
-        command, arg0, arg1, length, _, magic = _HEADER.unpack(self._exactly(_HEADER.size, deadline))
-        if magic != command ^ 0xFFFFFFFF or length > MAX_PAYLOAD:
-            raise WireError("what answers there does not speak adb's protocol")
-        return command, arg0, arg1, self._exactly(length, deadline)
+    def _send(self, command: int, arg0: int, arg1: int, data: bytes | memoryview = b"") -> None:
+        """Send one packet; the caller holds the lock of sending."""
+        for part in (_HEADER.pack(command, arg0, arg1, len(data), 0, command ^ 0xFFFFFFFF), data):
+            view = memoryview(part)
+            while view:
+                if self._lost is not None:
+                    raise WireError(self._lost)
+                try:
+                    view = view[self._transport.write(view, WRITE_TIMEOUT_S) :]
+                except WireError as error:
+                    self._lose(str(error))
+                    raise
 
-    def _exactly(self, count: int, deadline: Deadline | None) -> bytearray:
-        buffer = self._buffer
-        while len(buffer) < count:
+    def _acknowledge(self) -> None:
+        """Tell adbd what arrived, unless somebody is sending, who does it then.
+
+        A reader must never wait for a sender: adbd may have to be read from before it takes more.
+        """
+        while self._acknowledgements and self._send_lock.acquire(blocking=False):
+            try:
+                while self._acknowledgements:
+                    local_id, remote_id = self._acknowledgements.popleft()
+                    self._send(OKAY, local_id, remote_id)
+            finally:
+                self._send_lock.release()
+
+    def _receive(self, deadline: Deadline) -> tuple[int, int, int, bytearray]:
+        while (packet := self._read_packet(max(0.01, min(deadline.left(), READ_POLL_S)))) is None:
+            if deadline.passed:
+                raise WireError(f"no answer for {deadline.seconds:g} s")
+        return packet
+
+    def _read_packet(self, timeout: float) -> tuple[int, int, int, bytearray] | None:
+        """The next packet; None when it was not there in time, or not whole."""
+        if self._payload is None:
+            if not self._fill(self._header, timeout):
+                return None
+            command, _, _, length, _, magic = _HEADER.unpack(self._header)
+            if magic != command ^ 0xFFFFFFFF or length > MAX_PAYLOAD:
+                raise WireError("what answers there does not speak adb's protocol")
+            self._payload, self._got = bytearray(length), 0
+        if not self._fill(self._payload, timeout):
+            return None
+        command, arg0, arg1, _, _, _ = _HEADER.unpack(self._header)
+        payload, self._payload, self._got = self._payload, None, 0
+        return command, arg0, arg1, payload
+
+    def _fill(self, buffer: bytearray, timeout: float) -> bool:
+        view = memoryview(buffer)
+        while self._got < len(view):
             if self._lost is not None:
                 raise WireError(self._lost)
-            if deadline is not None and deadline.passed:
-                raise WireError(f"no answer for {deadline.seconds:g} s")
-            try:
-                piece = self._transport.bulk_read(MAX_PAYLOAD, READ_POLL_S)
-            except Exception as error:
-                if _is_timeout(error):
-                    continue  # nothing said for a while, which is no sign of death
-                raise WireError(f"connection lost ({printable(str(error))})") from error
-            if not piece:
-                raise WireError("connection closed by the other side")
-            buffer += piece
-        taken = buffer[:count]
-        del buffer[:count]
-        return taken
+            count = self._transport.read_into(view[self._got :], timeout)
+            if count is None:
+                return False
+            self._got += count
+        return True
 
-    def _read_for_ever(self) -> None:
-        try:
-            while True:
-                command, arg0, arg1, data = self._receive(None)
-                with self._lock:
-                    stream = self._streams.get(arg1)
-                if command not in (OKAY, WRTE, CLSE):
-                    continue
-                if stream is not None:
-                    stream.take(command, arg0, data)
-                elif command == WRTE:
-                    # Of a stream that we closed: adbd must not wait for us.
-                    self.send(CLSE, 0, arg0)
-        except WireError as error:
-            self._lose(str(error))
-        with contextlib.suppress(Exception):
-            self._transport.close()
+    def _take_packet(self, timeout: float) -> bool:
+        """Read a packet and hand it on; whether there was one."""
+        packet = self._read_packet(timeout)
+        if packet is None:
+            return False
+        command, arg0, arg1, data = packet
+        with self._changed:
+            stream = self._streams.get(arg1)
+            if stream is None:
+                if command == WRTE:
+                    # Of a stream that we closed, which adbd may not know yet: it must not wait for us.
+                    self._acknowledgements.append((arg1, arg0))
+            elif command == OKAY:
+                stream.remote_id = stream.remote_id or arg0
+                stream.credit += 1
+            elif command == WRTE:
+                stream.incoming.append(memoryview(data))
+                stream.queued += len(data)
+                stream.owed += 1
+                self._owe_no_more(stream)
+            elif command == CLSE:
+                stream.ended = True
+                self._streams.pop(stream.local_id, None)
+        self._acknowledge()
+        return True
+
+    def _owe_no_more(self, stream: Stream) -> None:
+        if stream.queued <= WINDOW_BYTES:
+            self._acknowledgements.extend([(stream.local_id, stream.remote_id)] * stream.owed)
+            stream.owed = 0
 
     def _lose(self, reason: str) -> None:
-        with self._lock:
-            if self._lost is None:
-                self._lost = reason
-            streams = list(self._streams.values())
-        for stream in streams:
-            stream.take(CLSE, 0, b"")
-
-
-def _is_timeout(error: Exception) -> bool:
-    """Whether an error of adb-shell's transports says no more than that nothing came."""
-    if type(error).__name__ == "TcpTimeoutException":
-        return True
-    return getattr(getattr(error, "usb_error", None), "value", None) == _LIBUSB_TIMEOUT
-
-
-class Stream:
-    """One stream of a :class:`Connection`, offered to its user as a socket.
-
-    Two threads move the bytes: so a slow reader delays neither the other streams nor
-    adbd's answers to them, and each side has at most one packet on its way.
-    """
-
-    def __init__(self, connection: Connection, local_id: int, max_payload: int) -> None:
-        self.local_id = local_id
-        self.socket, self._inner = socket.socketpair()
-        for end in (self.socket, self._inner):
-            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-                end.setsockopt(socket.SOL_SOCKET, option, MAX_PAYLOAD)
-        self._connection = connection
-        self._max_payload = max_payload
-        self._remote_id = 0
-        self._opened = threading.Event()
-        self._ready = threading.Semaphore(0)
-        self._incoming: queue.SimpleQueue[bytes | bytearray | None] = queue.SimpleQueue()
-        self._ended = threading.Event()
-        self._workers: list[threading.Thread] = []
-
-    def wait_until_open(self, deadline: Deadline) -> None:
-        """Wait for adbd's answer.
-
-        Raises:
-            RefusedError: it said no.
-            WireError: it said nothing in time, or the connection is lost.
-        """
-        while not self._opened.wait(min(0.2, max(0.0, deadline.left()))):
-            if deadline.passed:
-                raise WireError(f"not done after {deadline.seconds:g} s")
-        if not self._remote_id:
-            lost = self._connection.lost
-            raise WireError("connection lost") if lost else RefusedError("adbd does not offer this service")
-        self._workers = [threading.Thread(target=work, daemon=True) for work in (self._upwards, self._downwards)]
-        for worker in self._workers:
-            worker.start()
-
-    def take(self, command: int, remote_id: int, data: bytes | bytearray) -> None:
-        """A packet for this stream; called by the connection's reader, never waits."""
-        if command == OKAY:
-            if not self._opened.is_set():
-                self._remote_id = remote_id
-                self._opened.set()
-            self._ready.release()
-        elif command == WRTE:
-            self._incoming.put(data)
-        else:
-            self._ended.set()
-            self._opened.set()
-            self._ready.release()
-            self._incoming.put(None)
-
-    def close(self) -> None:
-        """End it; adbd hangs up on what ran over it."""
-        # The workers wait on the other end of this pair, so they end now, too.
-        self.socket.close()
-        self._finish()
-        for worker in self._workers:
-            worker.join()
-        self._inner.close()
-
-    def _finish(self) -> None:
-        self._connection.forget(self)
-        if not self._ended.is_set():
-            self._ended.set()
-            with contextlib.suppress(WireError):
-                self._connection.send(CLSE, self.local_id, self._remote_id)
-        self._ready.release()
-        self._incoming.put(None)
-
-    def _upwards(self) -> None:
-        """From the user to adbd, a packet at a time."""
-        buffer = bytearray(self._max_payload)
-        view = memoryview(buffer)
-        try:
-            while True:
-                count = self._inner.recv_into(buffer)
-                if not count:
-                    break
-                # More may be there already, and few large packets are faster than many small ones.
-                while count < len(buffer):
-                    try:
-                        more = self._inner.recv_into(view[count:], 0, socket.MSG_DONTWAIT)
-                    except BlockingIOError:
-                        break
-                    if not more:
-                        break
-                    count += more
-                if not self._ended.is_set():
-                    self._ready.acquire()
-                # A command that has ended takes no more input, and what it said last is still to be read.
-                if not self._ended.is_set():
-                    self._connection.send(WRTE, self.local_id, self._remote_id, view[:count])
-        except (OSError, WireError):
-            pass
-        self._finish()
-
-    def _downwards(self) -> None:
-        """From adbd to the user."""
-        try:
-            while (data := self._incoming.get()) is not None:
-                self._inner.sendall(data)
-                if not self._ended.is_set():
-                    self._connection.send(OKAY, self.local_id, self._remote_id)
-        except (OSError, WireError):
-            pass
-        with contextlib.suppress(OSError):
-            self._inner.shutdown(socket.SHUT_WR)
-
-
-class StreamWire(Wire):
-    """A :class:`~edgekit.device.adb_wire.Wire` over a stream, which its first request opens."""
-
-    def __init__(self, connection: Connection, deadline: Deadline) -> None:
-        self._connection = connection
-        self._deadline = deadline
-        self._stream: Stream | None = None
-
-    def request(self, service: bytes) -> None:
-        """Ask the device's adbd for a service."""
-        self._stream = self._connection.open(service, self._deadline)
-        self.socket = self._stream.socket
-
-    def close(self) -> None:
-        """End the stream; the connection stays for others."""
-        if self._stream is not None:
-            self._stream.close()
+        with self._changed:
+            if self._lost is not None:
+                return
+            self._lost = reason
+            self._streams.clear()
+            self._changed.notify_all()
+        self._transport.close()

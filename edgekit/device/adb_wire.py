@@ -7,9 +7,10 @@ have no deadlines, no streaming and lose the device's reason for a refusal.
 from __future__ import annotations
 
 import contextlib
+import selectors
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from edgekit.device.base import Deadline
 
@@ -41,6 +42,7 @@ class Wire:
     def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
         self.socket = sock
         self._deadline = deadline
+        self._looker: selectors.BaseSelector | None = None
         with contextlib.suppress(OSError):
             # Small requests and their answers take turns: waiting to fill a segment costs 40 ms each time.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -51,6 +53,8 @@ class Wire:
 
     def close(self) -> None:
         """Close the connection; adbd hangs up on what ran over it."""
+        if self._looker is not None:
+            self._looker.close()
         with contextlib.suppress(OSError):
             self.socket.close()
 
@@ -74,15 +78,33 @@ class Wire:
         except OSError as error:
             raise WireError(f"connection lost ({error.strerror or error})") from error
 
+    def receive_into(self, view: memoryview) -> int:
+        """Whatever comes next, into ``view``; how much, 0 at the end."""
+        self._arm()
+        try:
+            return self.socket.recv_into(view)
+        except TimeoutError as error:
+            raise WireError(self._late()) from error
+        except OSError as error:
+            raise WireError(f"connection lost ({error.strerror or error})") from error
+
     def receive(self, count: int) -> bytes:
         """Exactly ``count`` bytes."""
-        data = bytearray()
-        while len(data) < count:
-            piece = self.receive_some(count - len(data))
-            if not piece:
+        data = bytearray(count)
+        view = memoryview(data)
+        while view:
+            got = self.receive_into(view)
+            if not got:
                 raise WireError("connection closed by the other side")
-            data += piece
+            view = view[got:]
         return bytes(data)
+
+    def pending(self) -> bool:
+        """Whether something has come that nobody has read, or the other side hung up."""
+        if self._looker is None:
+            self._looker = selectors.DefaultSelector()
+            self._looker.register(self.socket, selectors.EVENT_READ)
+        return bool(self._looker.select(0))
 
     def request(self, service: bytes) -> None:
         """Ask the server (or, once switched over, the device) for a service."""
@@ -181,29 +203,56 @@ def sync_request(wire: Wire, command: bytes, path: bytes) -> None:
 
 
 class SyncReader:
-    """Reads frames of the sync protocol with few calls to the system: a frame holds 64 KiB at most."""
+    """Reads frames of the sync protocol with few calls to the system and no copies: a frame holds 64 KiB at most."""
 
     #: About what the server has ready at a time on a fast link.
     READ_BYTES = 1024 * 1024
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
-        self._data = memoryview(b"")
+        self._view = memoryview(bytearray(self.READ_BYTES))
+        self._begin = self._end = 0
 
-    def receive(self, count: int) -> bytes | memoryview:
-        """Exactly ``count`` bytes."""
-        if len(self._data) < count:
-            pieces: list[bytes | memoryview] = [self._data]
-            have = len(self._data)
-            while have < count:
-                piece = self._wire.receive_some(self.READ_BYTES)
-                if not piece:
-                    raise WireError("connection closed by the other side")
-                pieces.append(piece)
-                have += len(piece)
-            self._data = memoryview(b"".join(pieces))
-        taken, self._data = self._data[:count], self._data[count:]
+    def receive(self, count: int) -> memoryview:
+        """Exactly ``count`` bytes, at most ``READ_BYTES``; they are there until the next call."""
+        while self._end - self._begin < count:
+            if len(self._view) - self._begin < count or self._begin == self._end:
+                rest = bytes(self._view[self._begin : self._end])
+                self._view[: len(rest)] = rest
+                self._begin, self._end = 0, len(rest)
+            got = self._wire.receive_into(self._view[self._end :])
+            if not got:
+                raise WireError("connection closed by the other side")
+            self._end += got
+        taken = self._view[self._begin : self._begin + count]
+        self._begin += count
         return taken
+
+
+class SyncFrames:
+    """Pieces of a file as frames of the sync protocol, made in place: what is read is sent as it lies."""
+
+    _FRAMES = 16
+    _HEAD = b"DATA" + struct.pack("<I", SYNC_PIECE_BYTES)
+
+    def __init__(self) -> None:
+        self._view = memoryview(bytearray(self._FRAMES * (len(self._HEAD) + SYNC_PIECE_BYTES)))
+
+    def read(self, read_into: Callable[[memoryview], int]) -> tuple[memoryview, int]:
+        """The next frames, and how many bytes of the file are in them; nothing at its end."""
+        position = total = 0
+        for _ in range(self._FRAMES):
+            body = self._view[position + len(self._HEAD) : position + len(self._HEAD) + SYNC_PIECE_BYTES]
+            count = read_into(body)
+            if not count:
+                break
+            head = self._HEAD if count == SYNC_PIECE_BYTES else b"DATA" + struct.pack("<I", count)
+            self._view[position : position + len(head)] = head
+            position += len(head) + count
+            total += count
+            if count < SYNC_PIECE_BYTES:
+                break
+        return self._view[:position], total
 
 
 def sync_header(wire: Wire | SyncReader) -> tuple[bytes, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import selectors
 import struct
 import threading
 from abc import ABC, abstractmethod
@@ -19,6 +18,7 @@ from edgekit.device.adb_wire import (
     SYNC_PIECE_BYTES,
     RefusedError,
     ShellDecoder,
+    SyncFrames,
     SyncReader,
     Wire,
     WireError,
@@ -54,8 +54,6 @@ KILL_TIMEOUT_S = 10.0
 PULL_GROWTH_BYTES = 64 * 1024 * 1024
 #: From this size on, what arrived of a file before the device was lost is kept: sending it again takes seconds.
 RESUMABLE_BYTES = 16 * 1024 * 1024
-#: Read from a file and handed to the socket at a time: large enough that Python's share of the time is small.
-_READ_BYTES = 8 * SYNC_PIECE_BYTES
 #: ``ENOENT`` and ``ENOTDIR`` of Linux, whatever the host's numbers are.
 _MISSING = (2, 20)
 
@@ -157,7 +155,7 @@ class AdbdDevice(ABC):
         """Copy a file to the device (see :meth:`edgekit.device.base.Device.push`)."""
         check_remote_path(remote)
         try:
-            source = local.open("rb")
+            source = local.open("rb", buffering=0)
         except OSError as error:
             raise InputError(f"read {local}: {error.strerror or error}") from error
         with source:
@@ -171,24 +169,28 @@ class AdbdDevice(ABC):
                 # 0o100644: a regular file; what may be executed is marked after it was verified.
                 sync_request(wire, b"SEND", f"{sending},{0o100644}".encode("utf-8", "surrogateescape"))
                 done = told = 0
-                with selectors.DefaultSelector() as answer:
-                    answer.register(wire.socket, selectors.EVENT_READ)
-                    while piece := _read(source.read, local):
-                        if answer.select(0):
-                            # adbd speaks before the end only to refuse (no room, read-only).
-                            sync_header(wire)
-                        wire.send(_data_frames(piece))
-                        done += len(piece)
-                        if done - told >= PROGRESS_STEP_BYTES:
-                            if sending != remote and self._rename(sending, remote):
-                                sending = remote
-                            progress(ProgressEvent("push", done, stat.st_size, "bytes", local.name))
-                            told = done
+                frames = SyncFrames()
+                renaming: threading.Thread | None = None
+                while (piece := _read_frames(frames, source, local))[1]:
+                    if wire.pending():
+                        # adbd speaks before the end only to refuse (no room, read-only).
+                        sync_header(wire)
+                    wire.send(piece[0])
+                    done += piece[1]
+                    if done - told >= PROGRESS_STEP_BYTES:
+                        if sending != remote and renaming is None:
+                            # Beside the copy, which does not wait for a shell to start.
+                            renaming = threading.Thread(target=self._try_rename, args=(sending, remote), daemon=True)
+                            renaming.start()
+                        progress(ProgressEvent("push", done, stat.st_size, "bytes", local.name))
+                        told = done
+                if renaming is not None:
+                    renaming.join()
                 wire.send(b"DONE" + struct.pack("<I", int(stat.st_mtime) & 0xFFFFFFFF))
                 kind, _ = sync_header(wire)
                 if kind != b"OKAY":
                     raise WireError(f"unexpected answer {kind!r} after the file")
-            if sending != remote and not self._rename(sending, remote):
+            if sending != remote and self.stat(sending) is not None and not self._rename(sending, remote):
                 raise DeviceFailedError(f"push {local.name} to {remote}: cannot rename {sending}", device=self.name)
             progress(ProgressEvent("push", done, stat.st_size, "bytes", local.name))
 
@@ -223,6 +225,10 @@ class AdbdDevice(ABC):
             if code != 0:
                 raise self._failed(f"push {local.name} to {remote}", RefusedError(printable(err.value())))
 
+    def _try_rename(self, path: str, target: str) -> None:
+        with contextlib.suppress(DeviceFailedError):  # who waits for the copy hears of it
+            self._rename(path, target)
+
     def _rename(self, path: str, target: str) -> bool:
         return self.run(["mv", "-f", path, target]).exit_code == 0
 
@@ -236,7 +242,11 @@ class AdbdDevice(ABC):
         deadline = Deadline(copy_timeout(found.size) if timeout is None else timeout)
         # A log may grow while it is read (and /proc tells no sizes), but not fill the host's disk.
         limit = 2 * found.size + PULL_GROWTH_BYTES
-        with atomic_target(local) as part, part.open("wb") as sink, self._talk(f"pull {remote}", deadline) as wire:
+        with (
+            atomic_target(local) as part,
+            part.open("wb", buffering=0) as sink,
+            self._talk(f"pull {remote}", deadline) as wire,
+        ):
             wire.request(b"sync:")
             sync_request(wire, b"RECV", remote.encode("utf-8", "surrogateescape"))
             reader = SyncReader(wire)
@@ -247,7 +257,7 @@ class AdbdDevice(ABC):
                     break
                 if kind != b"DATA" or length > SYNC_PIECE_BYTES:
                     raise WireError(f"unexpected frame {kind!r} of {length} bytes")
-                sink.write(reader.receive(length))
+                _write(sink, reader.receive(length))
                 done += length
                 if done > limit:
                     raise WireError(f"the file grew far beyond the {found.size} bytes it had")
@@ -356,17 +366,19 @@ class AdbdDevice(ABC):
                     return
 
 
-def _data_frames(piece: bytes) -> bytes:
-    """A piece of a file as frames of the size that the protocol allows."""
-    view = memoryview(piece)
-    parts: list[bytes | memoryview] = []
-    for start in range(0, len(piece), SYNC_PIECE_BYTES):
-        part = view[start : start + SYNC_PIECE_BYTES]
-        parts += [b"DATA" + struct.pack("<I", len(part)), part]
-    return b"".join(parts)
+def _read_frames(frames: SyncFrames, source: io.FileIO, local: Path) -> tuple[memoryview, int]:
+    try:
+        return frames.read(source.readinto)
+    except OSError as error:
+        raise InputError(f"read {local}: {error.strerror or error}") from error
 
 
-def _read(read: Callable[[int], bytes], local: Path, count: int = _READ_BYTES) -> bytes:
+def _write(sink: io.FileIO, data: memoryview) -> None:
+    while data:
+        data = data[sink.write(data) :]
+
+
+def _read(read: Callable[[int], bytes], local: Path, count: int) -> bytes:
     try:
         return read(count)
     except OSError as error:
