@@ -213,7 +213,7 @@ def _last_norm(model: Any) -> list[Any]:
         if "norm" in type(module).__name__.lower()
         and name.count(".") <= 2
         and not any(character.isdigit() for character in name)
-        and "embedding" not in name
+        and "word_embedding" not in name
     ][-1]
     if "Gemma" in type(module).__name__:
         return [_PlusOne(module.weight)]
