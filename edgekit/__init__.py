@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         models_report,
         operators,
         preview_survey,
+        preview_sweep,
         probe,
         prune,
         published_survey,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         report,
         run,
         survey,
+        sweep,
         timeline,
         verify,
     )
@@ -52,6 +54,7 @@ __all__ = [
     "models_report",
     "operators",
     "preview_survey",
+    "preview_sweep",
     "probe",
     "prune",
     "published_survey",
@@ -61,6 +64,7 @@ __all__ = [
     "report",
     "run",
     "survey",
+    "sweep",
     "timeline",
     "verify",
 ]

@@ -117,5 +117,12 @@ class NotReadyError(EdgekitError):
     meaning = "the device did not become cool and quiet in the time allowed; what was measured before is kept"
 
 
+class IncompleteError(EdgekitError):
+    """A sweep came to its end with cells that failed or are still to be measured."""
+
+    exit_code = 13
+    meaning = "a sweep ended with cells that failed or are left; what is done is kept, and a new start goes on there"
+
+
 #: Interrupted by the user (SIGINT), as shells report it.
 EXIT_INTERRUPTED = 130

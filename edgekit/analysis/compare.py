@@ -216,6 +216,8 @@ def _no_ratio(data: RunData, base: RunData, test: Test, base_samples: dict[Test,
         if facts.fidelity != "real":
             why = f" ({facts.fidelity_reason})" if facts.fidelity_reason else ""
             return f"{whose} is {facts.fidelity}{why}: its times say nothing about speed"
+        if side.run.beside:
+            return f"{whose} shared its machine with others that were measured at the same time"
         golden = metrics.golden_verdict(side)
         if golden is not None and not golden.passed:
             return f"{whose} failed the golden check on the device"

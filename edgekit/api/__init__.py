@@ -12,6 +12,7 @@ from edgekit.api.informing import devices, doctor, model, models, models_report
 from edgekit.api.measuring import probe, pull
 from edgekit.api.running import run
 from edgekit.api.surveying import preview_survey, published_survey, survey
+from edgekit.api.sweeping import preview_sweep, sweep
 
 __all__ = [
     "calibrate",
@@ -27,6 +28,7 @@ __all__ = [
     "models_report",
     "operators",
     "preview_survey",
+    "preview_sweep",
     "probe",
     "prune",
     "published_survey",
@@ -36,6 +38,7 @@ __all__ = [
     "report",
     "run",
     "survey",
+    "sweep",
     "timeline",
     "verify",
 ]

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.errors import InputError
+from edgekit.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
+    from edgekit.analysis.accounting.decoder import Decoder
     from edgekit.analysis.estimator.predict import Estimate
     from edgekit.analysis.estimator.proof import Prediction
 
@@ -98,6 +99,23 @@ def configuration(model: str) -> Mapping[str, Any]:
     from edgekit.schema.model_profile import load_model_profile
 
     return load_model_profile(model).config
+
+
+def known_decoder(source: str) -> Decoder | None:
+    """The tensors of a model source, None where they are known only after opening it.
+
+    Raises:
+        InputError: a broken configuration, or an ``arch:`` source that is none.
+    """
+    from edgekit.analysis.accounting.families import decoder_of
+    from edgekit.schema.model_profile import model_names
+
+    if not source.startswith("arch:") and source not in model_names() and not (Path(source) / "config.json").is_file():
+        return None
+    try:
+        return decoder_of(configuration(source), origin=source)
+    except UnsupportedError:
+        return None
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:

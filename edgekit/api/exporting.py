@@ -97,8 +97,13 @@ def verify(bundle: str | Path, *, source: str | None = None, progress: Progress 
     return gate
 
 
-def _pipeline() -> Any:
+def demand_export_half() -> None:
+    """Raises MissingToolError where the export half of edgekit is not installed."""
     missing = [name for name in ("torch", "transformers", "onnx", "onnxruntime") if find_spec(name) is None]
     if missing:
         raise MissingToolError(f"export: {', '.join(missing)} not installed", hint=INSTALL_COMMAND)
+
+
+def _pipeline() -> Any:
+    demand_export_half()
     return import_module("edgekit_export.pipeline")

@@ -4,14 +4,43 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from edgekit.progress import Progress, silent
 from edgekit.schema.protocol import Kernels, Protocol, load_protocol
+
+if TYPE_CHECKING:
+    from edgekit.device.base import Device
+    from edgekit.schema.bundle import Bundle
+    from edgekit.schema.run import DeviceFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Bundles to be measured in turn on one device that was found and asked already."""
+
+    device: Device
+    facts: DeviceFacts
+    folders: Sequence[Path]
+    #: Of the folders, each checked.
+    manifests: Sequence[Bundle]
+    protocol: Protocol
+    out: Path
+    allow_unfaithful: bool = False
+    leave_on_device: bool = False
+    progress: Progress = silent
+    #: Begins the names of the runs; None: made from the time.
+    name: str | None = None
+    #: Devices of the same machine that are measured at the same time.
+    beside: Sequence[str] = ()
+    #: Rests between launches.
+    pause: Callable[[float], None] = time.sleep
 
 
 def chosen_protocol(name: str | Protocol, changes: dict[str, Any]) -> Protocol:
@@ -98,19 +127,9 @@ def probe(
         NotReadyError: the device did not become cool and quiet in time; what was measured before is kept.
         DeviceUnavailableError, DeviceFailedError, ProbeError: see :mod:`edgekit.errors`.
     """
-    from edgekit import __version__
-    from edgekit.analysis.precision import widest_interval
-    from edgekit.analysis.warmup import warmup_of
-    from edgekit.deploy.install import install_probe, prepare_probe
-    from edgekit.deploy.push import push_bundle
     from edgekit.device import facts
     from edgekit.device.discover import resolve
-    from edgekit.probing.planning import check_protocol, default_threads
-    from edgekit.probing.session import Session, Target
-    from edgekit.schema.device_profile import measured_profiles, profile_of
     from edgekit.schema.integrity import check_bundle
-    from edgekit.schema.operators import OPERATOR_MAP
-    from edgekit.schema.storage import check_writable
 
     folders = [Path(bundle) for bundle in bundles]
     manifests = [check_bundle(folder) for folder in folders]
@@ -137,17 +156,48 @@ def probe(
         },
     )
     target = resolve(device)
-    known = facts.gather(target)
+    return measure(
+        Measurement(
+            device=target,
+            facts=facts.gather(target),
+            folders=folders,
+            manifests=manifests,
+            protocol=measured,
+            out=Path(out),
+            allow_unfaithful=allow_unfaithful,
+            leave_on_device=leave_on_device,
+            progress=progress,
+        )
+    )
+
+
+def measure(asked: Measurement) -> list[Path]:
+    """Measure bundles in turn with each other (returns and raises as :func:`probe`)."""
+    from edgekit import __version__
+    from edgekit.analysis.precision import widest_interval
+    from edgekit.analysis.warmup import warmup_of
+    from edgekit.deploy.install import install_probe, prepare_probe
+    from edgekit.deploy.push import push_bundle
+    from edgekit.probing.planning import check_protocol, default_threads
+    from edgekit.probing.session import Session, Target
+    from edgekit.schema.device_profile import measured_profiles, profile_of
+    from edgekit.schema.operators import OPERATOR_MAP
+    from edgekit.schema.storage import check_writable
+
+    target, known, progress = asked.device, asked.facts, asked.progress
     profile_known = profile_of(known, measured_profiles())
-    measured = msgspec.structs.replace(measured, threads=measured.threads or default_threads(known))
-    for manifest in manifests:
+    measured = msgspec.structs.replace(asked.protocol, threads=asked.protocol.threads or default_threads(known))
+    for manifest in asked.manifests:
         check_protocol(measured, manifest, cpus=known.cpus)
-    check_writable(Path(out))
+    check_writable(asked.out)
     kits = [
         prepare_probe(manifest.runtime, known.abi, kernels=measured.kernels, progress=progress)
-        for manifest in manifests
+        for manifest in asked.manifests
     ]
-    pushed = [push_bundle(target, folder, allow_unfaithful=allow_unfaithful, progress=progress) for folder in folders]
+    pushed = [
+        push_bundle(target, folder, allow_unfaithful=asked.allow_unfaithful, progress=progress)
+        for folder in asked.folders
+    ]
     installed = [install_probe(target, kit, progress=progress) for kit in kits]
     session = Session(
         device=target,
@@ -161,19 +211,23 @@ def probe(
                 kernel_paths=kit.kernel_paths,
                 operator_map=folder / OPERATOR_MAP if (folder / OPERATOR_MAP).is_file() else None,
             )
-            for folder, manifest, place, kit in zip(folders, manifests, pushed, installed, strict=True)
+            for folder, manifest, place, kit in zip(asked.folders, asked.manifests, pushed, installed, strict=True)
         ],
         protocol=measured,
-        runs_dir=Path(out),
+        runs_dir=asked.out,
         versions={"edgekit": __version__, "python": platform.python_version(), "host": platform.platform()},
         command=sys.argv,
-        allow_unfaithful=allow_unfaithful,
-        leave_on_device=leave_on_device,
+        allow_unfaithful=asked.allow_unfaithful,
+        leave_on_device=asked.leave_on_device,
         limits=profile_known.limits if profile_known is not None else None,
         widest=widest_interval,
         warmup_of=warmup_of,
         progress=progress,
+        beside=asked.beside,
+        pause=asked.pause,
     )
+    if asked.name is not None:
+        session.name = asked.name
     return session.measure()
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgekit.api.estimating import configuration
+from edgekit.api.estimating import known_decoder
 from edgekit.api.exporting import export
 from edgekit.api.measuring import probe
 from edgekit.errors import EdgekitError, InputError, UnsupportedError
@@ -29,7 +29,6 @@ from edgekit.schema.survey import (
 )
 
 if TYPE_CHECKING:
-    from edgekit.analysis.accounting.decoder import Decoder
     from edgekit.analysis.survey.judging import SurveyResult
     from edgekit.analysis.survey.workload import Preview
 
@@ -47,7 +46,7 @@ def preview_survey(plan: str | SurveyPlan = "demo", *, gap_s: float | None = Non
     from edgekit.analysis.survey.workload import preview
 
     chosen = load_survey_plan(plan) if isinstance(plan, str) else plan
-    return preview(chosen, load_protocol(chosen.protocol), _decoder, gap_s=gap_s)
+    return preview(chosen, load_protocol(chosen.protocol), known_decoder, gap_s=gap_s)
 
 
 def survey(
@@ -228,18 +227,6 @@ class _Group:
             allow_unfaithful=self.allow_unfaithful,
             progress=self.progress,
         )
-
-
-def _decoder(source: str) -> Decoder | None:
-    from edgekit.analysis.accounting.families import decoder_of
-    from edgekit.schema.model_profile import model_names
-
-    if not source.startswith("arch:") and source not in model_names() and not (Path(source) / "config.json").is_file():
-        return None
-    try:
-        return decoder_of(configuration(source), origin=source)
-    except UnsupportedError:
-        return None
 
 
 def _record(folder: Path, plan: SurveyPlan) -> SurveyRecord:

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("edgekit.cli.run", "Export, push, probe and compare in one go."),
     "export": ("edgekit.cli.export", "Export a model to bundles, each proven faithful."),
     "verify": ("edgekit.cli.verify", "Check a bundle: its files, its golden record, the gate."),
+    "sweep": ("edgekit.cli.sweep", "Measure models x recipes x runtimes x threads x devices, resumably."),
     "devices": ("edgekit.cli.devices", "List the devices that can be used."),
     "push": ("edgekit.cli.push", "Put bundles on a device."),
     "probe": ("edgekit.cli.probe", "Measure bundles on a device."),

@@ -99,6 +99,22 @@ class Share(click.ParamType[float]):
         return share
 
 
+class ByteSize(click.ParamType[int]):
+    """A size in binary units: ``512M``, ``8G``, ``1.5G``."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse; less than a MiB is a slip of the finger."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*([KMGT])i?B?", str(value).strip(), re.IGNORECASE)
+        found = round(float(match[1]) * 1024 ** (" KMGT".index(match[2].upper()))) if match else 0
+        if found < 1024**2:
+            self.fail(f"{value!r} is no size (512M, 8G) of a MiB or more", param, ctx)
+        return found
+
+
 class NameList(click.ParamType[list[str]]):
     """Names separated by commas."""
 

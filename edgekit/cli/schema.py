@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-NAMES = ("bundle", "plan", "event", "run", "recipe", "protocol", "device", "imported")
+NAMES = ("bundle", "plan", "event", "run", "recipe", "protocol", "device", "imported", "sweep", "sweep-journal")
 
 
 @click.command("schema")

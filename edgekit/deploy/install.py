@@ -10,7 +10,9 @@ from edgekit.deploy.kernel_build import ensure_kernels, kernels_fit
 from edgekit.deploy.probe_build import ensure_probe
 from edgekit.deploy.push import push_files
 from edgekit.deploy.runtime_library import ensure_runtime
+from edgekit.deploy.toolchain import find_toolchain
 from edgekit.device.base import Device
+from edgekit.errors import UnsupportedError
 from edgekit.progress import Progress, silent
 from edgekit.schema.bundle import Runtime
 from edgekit.schema.protocol import Kernels
@@ -62,16 +64,36 @@ def prepare_probe(runtime: Runtime, abi: str, *, kernels: Kernels = "edgekit", p
     )
 
 
+def kit_files(kit: ProbeKit) -> dict[str, Path]:
+    """Every file of a kit by its name on the device."""
+    files = {PROBE_NAME: kit.probe, kit.library.name: kit.library}
+    files |= {path.name: path for path in (*kit.companions, *([kit.kernels] if kit.kernels is not None else []))}
+    return files
+
+
+def check_served(runtime: str, abi: str) -> None:
+    """Refuse a runtime and an ABI for which no probe can be built here, without building one.
+
+    Raises:
+        UnsupportedError: there is none.
+        MissingToolError: no compiler for the ABI on this host.
+    """
+    toolchain = find_toolchain(abi)
+    if runtime == "executorch" and toolchain.kind != "gcc":
+        raise UnsupportedError(
+            f"the ExecuTorch probe is not built for {abi} with {toolchain.kind}",
+            hint="install a g++ for that ABI, and unset EDGEKIT_TOOLCHAIN",
+        )
+
+
 def install_probe(device: Device, kit: ProbeKit, *, progress: Progress = silent) -> InstalledProbe:
     """Put a kit on a device; what lies there already is not sent again.
 
     Raises:
         DeviceFailedError: the device was lost or is full.
     """
-    files = {PROBE_NAME: kit.probe, kit.library.name: kit.library}
-    files |= {companion.name: companion for companion in kit.companions}
     kernels = [kit.kernels] if kit.kernels is not None else []
-    placed = push_files(device, files | {path.name: path for path in kernels}, progress=progress)
+    placed = push_files(device, kit_files(kit), progress=progress)
     return InstalledProbe(
         probe_path=placed[PROBE_NAME],
         library_path=placed[kit.library.name],

@@ -76,6 +76,31 @@ class _Survey:
     parts: dict[str, int]
 
 
+def held_objects(device: Device) -> tuple[frozenset[str], dict[str, int]]:
+    """What lies in a device's store: contents that are whole, and bytes of those that have arrived in part.
+
+    Only looks: nothing is proven and nothing changed.
+
+    Raises:
+        DeviceFailedError: the device was lost.
+    """
+    output = device.run(["ls", "-ln", f"{device.root}/objects"])
+    whole: set[str] = set()
+    parts: dict[str, int] = {}
+    if output.exit_code != 0:  # nothing was ever stored there
+        return frozenset(), parts
+    for line in output.stdout.decode("utf-8", "replace").splitlines():
+        words = line.split()
+        name, dot, kind = words[-1].partition(".") if words else ("", "", "")
+        if len(name) != 64 or not line.startswith("-"):
+            continue
+        if not dot or kind == "at":
+            whole.add(name)
+        elif kind == "part" and len(words) > 4 and words[4].isdigit() and len(words[4]) < 16:
+            parts[name] = int(words[4])
+    return frozenset(whole), parts
+
+
 def content_id(files: Sequence[StoreFile]) -> str:
     """The name of a directory: SHA-256 over its files' names and contents, hex."""
     digest = hashlib.sha256()

@@ -83,6 +83,17 @@ def resolve(spec: str | None = None) -> Device:
     return AdbDevice(serial, server)
 
 
+def adb_names() -> list[str]:
+    """``adb:SERIAL`` of every device of the adb server, whatever its state.
+
+    Raises:
+        DeviceUnavailableError: there is no adb server.
+    """
+    from edgekit.device.adb_server import AdbServer
+
+    return [f"adb:{one.serial}" for one in AdbServer.from_environment().devices()]
+
+
 def list_devices() -> list[DeviceRecord]:
     """This machine (where it can be used) and every device of the adb server, also those that are not ready.
 

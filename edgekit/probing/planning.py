@@ -138,7 +138,19 @@ def default_threads(facts: DeviceFacts) -> list[int]:
 
 
 def check_protocol(protocol: Protocol, bundle: Bundle, *, cpus: int) -> None:
-    """Refuse what cannot be run before anything reaches the device.
+    """Refuse what cannot be run before anything reaches the device (see :func:`check_tests`)."""
+    what = f"{bundle.model} {bundle.recipe.name}"
+    check_tests(protocol, what=what, context=bundle.runtime.context_length, cpus=cpus)
+
+
+def check_tests(protocol: Protocol, *, what: str, context: int, cpus: int) -> None:
+    """Refuse tests that cannot be run with a bundle of so much context on so many CPUs.
+
+    Args:
+        protocol: the tests.
+        what: the bundle, for messages.
+        context: tokens that fit in its cache.
+        cpus: of the device.
 
     Raises:
         InputError: nothing to measure, a test longer than the context or a context that the protocol does not
@@ -160,10 +172,10 @@ def check_protocol(protocol: Protocol, bundle: Bundle, *, cpus: int) -> None:
             hint="give a prompt length (-p) or tokens to decode (-n), and at least one repetition (-r)",
         )
     need = max(needs)
-    if protocol.context not in (None, bundle.runtime.context_length):
+    if protocol.context not in (None, context):
         raise InputError(
             f"plan the session: protocol {protocol.name} wants a context of {protocol.context} tokens, "
-            f"{bundle.model} {bundle.recipe.name} has {bundle.runtime.context_length}",
+            f"{what} has {context}",
             hint=f"export again with --context {protocol.context}",
         )
     if protocol.precision is not None and not 0 < protocol.precision < 1:
@@ -177,10 +189,9 @@ def check_protocol(protocol: Protocol, bundle: Bundle, *, cpus: int) -> None:
             f"plan the session: a gap of {protocol.gap_s:g} s between launches cannot be",
             hint=f"give 0 to {MAX_GAP_S:g} seconds",
         )
-    if need > bundle.runtime.context_length:
+    if need > context:
         raise InputError(
-            f"plan the session: a test needs {need} tokens of context, "
-            f"{bundle.model} {bundle.recipe.name} has {bundle.runtime.context_length}",
+            f"plan the session: a test needs {need} tokens of context, {what} has {context}",
             hint=f"shorten -p, -n or -d, or export again with --context {need}",
         )
     threads = max(protocol.threads or [1])

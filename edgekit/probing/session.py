@@ -107,6 +107,10 @@ class Session:
     #: Tells from a launch how much warm-up was needed; None leaves the protocol's.
     warmup_of: Callable[[Plan, Stream], Warmup | None] | None = None
     progress: Progress = silent
+    #: Devices of the same machine that are measured at the same time.
+    beside: Sequence[str] = ()
+    #: Rests between launches.
+    pause: Callable[[float], None] = time.sleep
     name: str = field(default_factory=lambda: f"{now()[:19].replace(':', '')}-{secrets.token_hex(3)}")
 
     def measure(self) -> list[Path]:
@@ -217,7 +221,7 @@ class Session:
         stage = f"measure on {self.device.name}"
         self.progress(ProgressEvent(stage, done=position, total=self._total, unit="launches", detail=detail))
         if position:
-            time.sleep(self.protocol.gap_s)
+            self.pause(self.protocol.gap_s)
         writer = writers[cell.bundle]
         try:
             passed = gate.wait(detail) if gate is not None and not cell.check else None
@@ -363,6 +367,7 @@ class Session:
             versions=self.versions,
             command=self.command,
             profiled=self.protocol.profile,
+            beside=list(self.beside),
         )
         directory = self.runs_dir / identity
         writer = RunWriter(directory, run, codec.encode(bundle))

@@ -135,14 +135,14 @@ def _cell(
             reading = work.weight_bytes / BYTES_PER_S
             passes = sum(
                 max(work.multiply_adds(new=new, depth=depth) / MULTIPLY_ADDS_PER_S, reading) * times
-                for new, depth, times in _passes(protocol)
+                for new, depth, times in passes_of(protocol)
             )
             seconds = launches * (LAUNCH_S + protocol.gap_s) + protocol.repetitions * counts * passes
             seconds += long_runs * (protocol.sustain_s or 0.0)
     return PlannedCell(group.name, model, recipe, context, launches, parameters, size, seconds)
 
 
-def _passes(protocol: Protocol) -> Iterator[tuple[int, int, int]]:
+def passes_of(protocol: Protocol) -> Iterator[tuple[int, int, int]]:
     """New tokens, tokens in the cache, and how often, of each pass of one launch."""
     prompts = [tokens for tokens in protocol.prompts if tokens]
     generates = [tokens for tokens in protocol.generates if tokens]
