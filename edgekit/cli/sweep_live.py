@@ -71,7 +71,8 @@ def summary(status: SweepStatus) -> str:
     if status.failed:
         parts.append(f"{status.failed} failed")
     if status.exports_total:
-        parts.append(f"{status.exports_done}/{status.exports_total} exports")
+        made = f"{status.exports_done}/{status.exports_total} exports"
+        parts.append(f"{made} ({plain_text(status.exports_detail, 60)})" if status.exports_detail else made)
     gone = sum(device.state == "quarantined" for device in status.devices)
     if gone:
         parts.append(f"{gone} {'device' if gone == 1 else 'devices'} given up")
