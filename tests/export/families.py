@@ -156,15 +156,27 @@ def _weight(name: str, shape: torch.Size, gains: dict[str, float], hidden: int) 
             return values * (chosen[0] if chosen else 0.5)
         # Norms: far enough from one that a forgotten one shows.
         return (0.6 + 0.8 * values.abs()) * (chosen[0] if chosen else 1.0)
-    # Near the points of a 4-bit grid: rounding to it costs little, and what a fault costs stands out from that.
-    values = torch.randint(-7, 8, shape, generator=generator) + 0.15 * torch.randn(shape, generator=generator)
-    values = values / values.std()
+    # GPT-2's Conv1D stores [in, out]; everything else [out, in, ...].
+    turned = ".c_" in name
+    values = _near_a_grid(shape[::-1] if turned else shape, generator)
+    values = values.T if turned else values
     if any(part in name for part in ("embed", "wte", "wpe")):
         return values * (chosen[0] if chosen else 1.0)
     gain = chosen[0] if chosen else next(gain for part, gain in _GAINS.items() if part in name)
-    # GPT-2's Conv1D stores [in, out]; everything else [out, in, ...].
-    fan_in = shape[0] if ".c_" in name else math.prod(shape[1:])
+    fan_in = shape[0] if turned else math.prod(shape[1:])
     return values * gain / math.sqrt(fan_in)
+
+
+def _near_a_grid(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    """Weights of variance 1 near the points of a 4-bit grid: rounding costs little, so that faults stand out."""
+    values = torch.randint(-7, 8, shape, generator=generator)
+    if shape[-1] % 32 == 0:
+        # Each block reaches the grid's end on one side, from which its step follows.
+        blocks = values.reshape(-1, 32)
+        place = torch.randint(32, (len(blocks), 1), generator=generator)
+        blocks.scatter_(1, place, 16 * torch.randint(2, (len(blocks), 1), generator=generator) - 8)
+    near = values + 0.1 * torch.randn(shape, generator=generator)
+    return near / near.std()
 
 
 def tokens(count: int = CONTEXT) -> torch.Tensor:
