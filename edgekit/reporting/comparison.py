@@ -202,8 +202,8 @@ def first_rows(comparison: Comparison) -> list[Row]:
     return list(seen.values())
 
 
-def notes(comparison: Comparison) -> list[str]:
-    """What a reader must know about the figures, and what is missing."""
+def notes(comparison: Comparison, *, explain: bool = True) -> list[str]:
+    """What a reader must know about the figures, and what is missing; with ``explain`` also why tests are slow."""
     found = ["t/s: median ± standard deviation; interval: 95%, of the median (below six samples their range)."]
     ratios = [row.ratio for row in comparison.rows if row.ratio is not None]
     if comparison.comparisons > 1:
@@ -228,7 +228,8 @@ def notes(comparison: Comparison) -> list[str]:
     ]
     if unstable:
         found.append(f"Unstable samples: {', '.join(unstable)}.")
-    found += explanations(comparison)
+    if explain:
+        found += [*roofline_notes(comparison), *cause_notes(comparison)]
     refused: dict[str, list[str]] = {}
     for row in comparison.rows:
         # A run that was not asked to look has nothing to say.
@@ -244,15 +245,20 @@ def notes(comparison: Comparison) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def explanations(comparison: Comparison) -> list[str]:
-    """Why tests are as slow as they are: what the roofline rests on, and each cause with its evidence and remedy."""
+def roofline_notes(comparison: Comparison) -> list[str]:
+    """What the rooflines rest on, one sentence a device profile."""
+    lines = [row.roofline for row in comparison.rows if row.roofline is not None]
+    measured = {line.profile: line.measured for line in lines}
+    return [
+        f"Roofline: {formats.plain_text(profile)}, "
+        + ("measured on the device." if own else "published of its chip; `edgekit calibrate` measures it.")
+        for profile, own in measured.items()
+    ]
+
+
+def cause_notes(comparison: Comparison) -> list[str]:
+    """Why tests are as slow as they are: each cause with its evidence and remedy, one sentence each."""
     found = []
-    for line in (row.roofline for row in comparison.rows):
-        if line is not None:
-            how = (
-                "measured on the device" if line.measured else "published of its chip; `edgekit calibrate` measures it"
-            )
-            found.append(f"Roofline: {formats.plain_text(line.profile)}, {how}.")
     for row in comparison.rows:
         for cause in row.causes:
             what = f"{row.label} {row.test} with {row.threads} {'thread' if row.threads == 1 else 'threads'}"

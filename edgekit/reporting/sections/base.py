@@ -10,6 +10,7 @@ from edgekit.analysis.comparison import Comparison
 from edgekit.analysis.load import RunData
 from edgekit.reporting import formats
 from edgekit.reporting.formats import plain_text
+from edgekit.reporting.tables import Table
 
 #: Paths and kernel versions fit; a device that answers with a novel does not fill the report.
 MAX_CELL = 300
@@ -91,6 +92,16 @@ def texts(caption: str, titles: Sequence[str], rows: Sequence[Sequence[Any]], *,
         rows=[[plain_text(value, MAX_CELL) for value in row] for row in rows],
         right=[at in right for at in range(len(titles))],
     ).without_empty_columns()
+
+
+def cells_of(table: Table, caption: str) -> Cells:
+    """A table of the terminal and the machine formats, as people see it, for the page."""
+    return texts(
+        caption,
+        [column.title for column in table.columns],
+        [[column.text(record) for column in table.columns] for record in table.records],
+        right=[at for at, column in enumerate(table.columns) if column.right],
+    )
 
 
 def threads_text(count: int) -> str:

@@ -23,7 +23,11 @@ def section(report: Report) -> Section | None:
         "Ratios with their 95% intervals; a filled point is a difference that is faster or slower beyond chance.",
         _ratio_plots(report.comparison, report.labels),
         [_speed_table(report.comparison)],
-        [plain_text(note, MAX_CELL) for note in notes(report.comparison) if not note.startswith("Missing:")],
+        [
+            plain_text(note, MAX_CELL)
+            for note in notes(report.comparison, explain=False)
+            if not note.startswith("Missing:")
+        ],
     )
 
 

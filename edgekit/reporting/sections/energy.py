@@ -1,0 +1,29 @@
+"""Energy per token, where something could be read."""
+
+from __future__ import annotations
+
+from edgekit.reporting.comparison import energy_table
+from edgekit.reporting.formats import plain_text
+from edgekit.reporting.sections.base import MAX_CELL, Report, Section, cells_of
+
+ORDER = 56
+
+
+def section(report: Report) -> Section | None:
+    """The table, or the reason why there is none."""
+    table = energy_table(report.comparison)
+    refused = [
+        f"{row.label}: {row.no_energy}."
+        for row in report.comparison.rows
+        if row.no_energy and "not sampled" not in row.no_energy
+    ]
+    if table is None and not refused:
+        return None
+    notes = list(dict.fromkeys([*(table.notes if table else ()), *refused]))
+    return Section(
+        "energy",
+        "Energy",
+        "Energy per token with what it rests on: the repetitions, and what the sensor's rate leaves open.",
+        tables=[cells_of(table, "Joules per token")] if table else [],
+        notes=[plain_text(note, MAX_CELL) for note in notes],
+    )
