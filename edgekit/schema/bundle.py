@@ -209,6 +209,9 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
     tolerance: float
     #: Top-1 minus top-2 logit per step: a different token is excused only where this is below ``tolerance``.
     margins: list[float]
+    #: Largest difference of a logit that the host itself saw when it read the prompt in pieces, where rounding alone
+    #: differs; None in older bundles. The tolerance is at least twice as much.
+    scatter: float | None = None
 
 
 class ExportCost(msgspec.Struct, frozen=True, kw_only=True):

@@ -47,6 +47,8 @@ def test_a_bundle_holds_everything_and_says_what_it_is(exported: Path, trained: 
     assert bundle.tokenizer.eos_ids == [2]
     assert {entry.role for entry in bundle.files} == {"model", "weights", "tokenizer", "config", "operators"}
     assert len(bundle.golden.tokens) == 16
+    assert bundle.golden.scatter is not None
+    assert bundle.golden.tolerance >= 2 * bundle.golden.scatter
     assert len(bundle.golden.logit_ids) == 48
     assert set(bundle.golden.tokens) <= set(bundle.golden.logit_ids)
     assert bundle.cost.peak_rss_bytes > 0
