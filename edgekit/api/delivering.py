@@ -40,10 +40,12 @@ def push(
     from edgekit.schema.integrity import check_bundle
 
     folders = [Path(bundle) for bundle in bundles]
-    for folder in folders:
-        check_bundle(folder)
+    manifests = [check_bundle(folder) for folder in folders]
     target = resolve(device)
-    pushed = [push_bundle(target, folder, allow_unfaithful=allow_unfaithful, progress=progress) for folder in folders]
+    pushed = [
+        push_bundle(target, folder, bundle=manifest, allow_unfaithful=allow_unfaithful, progress=progress)
+        for folder, manifest in zip(folders, manifests, strict=True)
+    ]
     if pin and target.transport != "local":  # on this machine nothing is copied
         from edgekit.deploy.housekeeping import set_pinned
 

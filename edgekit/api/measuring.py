@@ -195,8 +195,8 @@ def measure(asked: Measurement) -> list[Path]:
         for manifest in asked.manifests
     ]
     pushed = [
-        push_bundle(target, folder, allow_unfaithful=asked.allow_unfaithful, progress=progress)
-        for folder in asked.folders
+        push_bundle(target, folder, bundle=manifest, allow_unfaithful=asked.allow_unfaithful, progress=progress)
+        for folder, manifest in zip(asked.folders, asked.manifests, strict=True)
     ]
     installed = [install_probe(target, kit, progress=progress) for kit in kits]
     session = Session(

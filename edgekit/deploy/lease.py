@@ -23,6 +23,8 @@ WAIT_TIMEOUT_S = 3600.0
 EXPIRY_MINUTES = 5
 #: Well within the expiry, and rare enough to cost nothing.
 RENEWAL_S = 60.0
+#: A release that failed sooner than this is tried again.
+RELEASE_AGAIN_S = 5.0
 #: How often a host that waits asks again.
 POLL_S = 2.0
 
@@ -76,9 +78,7 @@ def writing(device: Device, progress: Progress) -> Iterator[Lease]:
             yield Lease(script, answer == "granted")
         finally:
             if answer == "granted":
-                # A device that is lost lets the lease expire.
-                with contextlib.suppress(EdgekitError):
-                    script.call("release", doing="release the store")
+                _release(script)
 
 
 def _ask(script: StoreScript) -> str:
@@ -91,6 +91,20 @@ def _ask(script: StoreScript) -> str:
     raise DeviceFailedError(
         "ask for the store: the device's answer makes no sense", device=script.device.name, detail=printable(output)
     )
+
+
+def _release(script: StoreScript) -> None:
+    """Let others write; a device that is lost lets the lease expire."""
+    began = time.monotonic()
+    for _ in range(2):
+        try:
+            script.call("release", doing="release the store")
+        except EdgekitError:
+            # A connection that broke may be there again at once; one that hangs is not waited for twice.
+            if time.monotonic() - began > RELEASE_AGAIN_S:
+                return
+        else:
+            return
 
 
 def _host_id() -> str:

@@ -34,6 +34,7 @@ def push_bundle(
     device: Device,
     directory: Path,
     *,
+    bundle: Bundle | None = None,
     allow_unfaithful: bool = False,
     thorough: bool = False,
     progress: Progress = silent,
@@ -45,6 +46,7 @@ def push_bundle(
     Args:
         device: where to.
         directory: the bundle.
+        bundle: what :func:`~edgekit.schema.integrity.check_bundle` has just returned of it; None checks it here.
         allow_unfaithful: also when its gate failed.
         thorough: digest again what lies on the device already.
         progress: told of bytes.
@@ -54,7 +56,7 @@ def push_bundle(
         UnfaithfulError: its gate failed.
         DeviceFailedError: no room, read-only, lost on the way; nothing half-made is ever visible.
     """
-    bundle = check_bundle(directory, progress=progress)
+    bundle = bundle or check_bundle(directory, progress=progress)
     check_gate(bundle, directory, allow_unfaithful)
     files = [
         StoreFile(name=entry.path, local=directory / entry.path, bytes=entry.bytes, sha256=entry.sha256)
