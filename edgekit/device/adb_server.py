@@ -27,6 +27,8 @@ DEVICE_CONNECT_TIMEOUT_S = 20.0
 #: After connecting, a device says hello and authorizes within moments.
 DEVICE_READY_TIMEOUT_S = 5.0
 
+#: States of a device that says hello.
+_ON_ITS_WAY = ("offline", "connecting", "authorizing")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1", "")
 _INSTALL_ADB = "install adb (Debian and Ubuntu: `apt install adb`; macOS: `brew install android-platform-tools`)"
 
@@ -117,6 +119,15 @@ class AdbServer:
         Raises:
             DeviceUnavailableError: nobody answers there.
         """
+        deadline = Deadline(DEVICE_READY_TIMEOUT_S)
+        self._connect_once(address)
+        while (state := self.state(address)) in (None, *_ON_ITS_WAY) and not deadline.passed:
+            if state is None:
+                # The answer was of an older connection to the same address, which has ended meanwhile.
+                self._connect_once(address)
+            time.sleep(0.05)
+
+    def _connect_once(self, address: str) -> None:
         name = f"adb:{address}"
         try:
             answer = self.ask(f"host:connect:{address}", DEVICE_CONNECT_TIMEOUT_S)
@@ -128,9 +139,6 @@ class AdbServer:
                 device=name,
                 hint="is adbd listening there (`adb tcpip 5555` on a phone), and is the address right?",
             )
-        deadline = Deadline(DEVICE_READY_TIMEOUT_S)
-        while self.state(address) in (None, "offline", "connecting", "authorizing") and not deadline.passed:
-            time.sleep(0.05)
 
     def disconnect(self, address: str) -> None:
         """Forget a device that was connected over the network; no error when it is not known."""

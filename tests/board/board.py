@@ -292,12 +292,13 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def adb_server(directory: Path) -> Iterator[dict[str, str]]:
+def adb_server(directory: Path, port: int | None = None) -> Iterator[dict[str, str]]:
     """An adb server of our own with its own key; yields the variables that lead to it.
 
-    It is a child of this process, so it dies with it and touches neither the user's server nor keys.
+    It listens on a port of its own where none is named. It is a child of this process, so it dies with it and touches
+    neither the user's server nor keys.
     """
-    port = free_port()
+    port = port or free_port()
     with _adb_server(directory, port, "127.0.0.1", []):
         yield {"ANDROID_ADB_SERVER_ADDRESS": "127.0.0.1", "ANDROID_ADB_SERVER_PORT": str(port)}
 
