@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import shutil
 import sys
 import time
 import tomllib
@@ -23,8 +24,12 @@ from typing import Any, get_args
 
 from filelock import FileLock, Timeout
 
+from edgekit.schema.arch_spec import parse_arch
+
 PLAN = Path(__file__).with_suffix(".toml")
 #: The gate judges faithfulness, which is not the question here, and its reference is most of what an export takes.
+#: Marks a folder of runs as whole.
+DONE = "done"
 GATE_TOKENS, GREEDY_TOKENS = 16, 2
 
 
@@ -42,8 +47,6 @@ def shapes(plan: dict[str, Any]) -> Iterator[tuple[str, dict[str, list[str]]]]:
 
 def bundles_of(source: str, recipes: dict[str, list[str]], folder: Path) -> list[Path]:
     """Where a shape's bundles are."""
-    from edgekit.schema.arch_spec import parse_arch
-
     name = parse_arch(source).name
     return [folder / f"{name}-{runtime}-{recipe}" for runtime, own in recipes.items() for recipe in own]
 
@@ -71,8 +74,63 @@ def export(plan: dict[str, Any], folder: Path) -> None:
             # What a runtime refuses among the other's recipes is an outcome, no failure.
             runtimes: list[RuntimeName] = [name for name in get_args(RuntimeName) if name in recipes]
             names = list(dict.fromkeys(name for own in recipes.values() for name in own))
-            export_bundles(source, names, runtimes, out_dir=folder, context_length=plan["context"])
+            export_bundles(
+                source, names, runtimes, out_dir=folder, context_length=plan["context"], allow_unfaithful=True
+            )
             print(f"{source}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+
+
+def measure(plan: dict[str, Any], folder: Path, minutes: float, repetitions: int | None) -> bool:
+    """Measure shapes that were not, one session each, until the time is over; whether all are measured then."""
+    import edgekit
+    from edgekit.schema.protocol import Protocol
+
+    own = {key: plan[key] for key in ("prompts", "generates", "depths", "decode_depths", "threads")}
+    protocol = Protocol(
+        schema_version=Protocol.SCHEMA_VERSION,
+        name=plan["name"],
+        title="runs for the proof of the estimator",
+        repetitions=repetitions or plan["repetitions"],
+        find_warmup=False,
+        **own,
+    )
+    begun = time.monotonic()
+    longest = 0.0
+    for source, recipes in shapes(plan):
+        runs = folder / "runs" / parse_arch(source).name
+        if (runs / DONE).exists():
+            continue
+        if time.monotonic() - begun + longest > minutes * 60:
+            return False
+        bundles = bundles_of(source, recipes, folder / "bundles")
+        if not all((bundle / "bundle.json").is_file() for bundle in bundles):
+            print(f"{source}: not exported yet", file=sys.stderr)
+            continue
+        shutil.rmtree(runs, ignore_errors=True)
+        started = time.monotonic()
+        edgekit.probe(bundles, protocol=protocol, out=runs, allow_unfaithful=True)
+        (runs / DONE).write_text("")
+        longest = max(longest, time.monotonic() - started)
+        print(f"{source}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    return all((folder / "runs" / parse_arch(source).name / DONE).exists() for source, _ in shapes(plan))
+
+
+def condense_runs(plan: dict[str, Any], folder: Path) -> Path:
+    """Write what the measured runs say into the profiles."""
+    from edgekit.analysis.estimator.condensing import condense
+    from edgekit.analysis.load import load_run
+    from edgekit.resources import profiles_dir
+    from edgekit.schema import codec
+
+    runs = [
+        (source, load_run(run.parent))
+        for source, _ in shapes(plan)
+        for run in sorted((folder / "runs" / parse_arch(source).name).glob("*/run.json"))
+    ]
+    found = condense(runs, name=plan["name"], title=plan["title"])
+    path = profiles_dir() / "measurements" / f"{plan['name']}.json"
+    path.write_bytes(codec.encode(found))
+    return path
 
 
 def main() -> None:
@@ -81,10 +139,17 @@ def main() -> None:
     parser.add_argument("step", choices=["export", "measure", "condense"])
     parser.add_argument("--folder", type=Path, default=Path("build/estimates"))
     parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--repetitions", type=int, help="rounds of each test [default: the plan's]")
     options = parser.parse_args()
     plan = read_plan()
     if options.step == "export":
         export(plan, options.folder / "bundles")
+    elif options.step == "measure":
+        done = measure(plan, options.folder, options.minutes, options.repetitions)
+        print("all are measured" if done else "some are left to measure: run it again", file=sys.stderr)
+
+    else:
+        print(condense_runs(plan, options.folder), file=sys.stderr)
 
 
 if __name__ == "__main__":

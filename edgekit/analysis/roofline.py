@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from edgekit.analysis.accounting.stored import matrix_bytes
-from edgekit.analysis.estimator.predict import multiply_adds_per_second
+from edgekit.analysis.estimator.rating import multiply_adds_per_second
 from edgekit.analysis.load import RunData
 from edgekit.analysis.metrics import Test
 from edgekit.schema.bundle import Bundle

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edgekit.errors import InputError, UnsupportedError
+from edgekit.analysis.configurations import configuration
 
 if TYPE_CHECKING:
-    from edgekit.analysis.accounting.decoder import Decoder
     from edgekit.analysis.estimator.predict import Estimate
     from edgekit.analysis.estimator.proof import Prediction
 
 #: Used where the model allows it; what an export takes by default.
 DEFAULT_CONTEXT = 2048
-#: No configuration file comes near this.
-_MAX_CONFIG_BYTES = 4 * 1024 * 1024
 
 
 def estimate(
@@ -83,50 +77,3 @@ def check_estimates(name: str) -> list[Prediction]:
     from edgekit.schema.measurements import load_measurements
 
     return leave_one_out(load_measurements(name))
-
-
-def configuration(model: str) -> Mapping[str, Any]:
-    """The transformers configuration of a model named as for :func:`estimate` (errors as there)."""
-    folder = Path(model)
-    if folder.is_dir():
-        return _read_config(folder / "config.json")
-    if folder.is_file() and folder.suffix == ".json":
-        return _read_config(folder)
-    if model.startswith("arch:"):
-        from edgekit.schema.arch_spec import parse_arch
-
-        return parse_arch(model).config
-    from edgekit.schema.model_profile import load_model_profile
-
-    return load_model_profile(model).config
-
-
-def known_decoder(source: str) -> Decoder | None:
-    """The tensors of a model source, None where they are known only after opening it.
-
-    Raises:
-        InputError: a broken configuration, or an ``arch:`` source that is none.
-    """
-    from edgekit.analysis.accounting.families import decoder_of
-    from edgekit.schema.model_profile import model_names
-
-    if not source.startswith("arch:") and source not in model_names() and not (Path(source) / "config.json").is_file():
-        return None
-    try:
-        return decoder_of(configuration(source), origin=source)
-    except UnsupportedError:
-        return None
-
-
-def _read_config(path: Path) -> Mapping[str, Any]:
-    try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise InputError(f"read {path}: larger than any configuration")
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"read {path}: {error.strerror or error}", hint="name a folder with a config.json") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"read {path}: not valid JSON ({error})") from error
-    if not isinstance(raw, dict):
-        raise InputError(f"read {path}: no JSON object")
-    return raw

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgekit.api.estimating import known_decoder
+from edgekit.analysis.configurations import known_decoder
 from edgekit.api.exporting import export
 from edgekit.api.measuring import probe
 from edgekit.errors import EdgekitError, InputError, UnsupportedError

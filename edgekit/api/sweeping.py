@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgekit.api.estimating import known_decoder
+from edgekit.analysis.configurations import known_decoder
 from edgekit.api.exporting import RUNTIMES, demand_export_half
 from edgekit.api.measuring import Measurement, chosen_protocol, measure
 from edgekit.progress import Progress, silent

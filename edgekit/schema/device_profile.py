@@ -21,6 +21,7 @@ from edgekit.schema import codec
 from edgekit.schema.calibration import Cache
 from edgekit.schema.codec import Document, upgrade_and_convert
 from edgekit.schema.limits import Limits
+from edgekit.schema.rates import Rates
 from edgekit.schema.run import DeviceFacts
 
 
@@ -145,6 +146,15 @@ class DeviceProfile(Document, frozen=True, kw_only=True):
     measured: Measured | None = None
     #: How cool and quiet it must be before something is timed on it; None where nobody has said.
     limits: Limits | None = None
+    #: Watts above idle while the processor computes; None where nobody has said. Energy is estimated with it alone.
+    power_w: float | None = None
+    #: What runtimes were seen to take here (`edgekit calibrate --runs`); estimates use them before anything else.
+    fitted: list[Rates] = msgspec.field(default_factory=list)
+
+    def rates(self, runtime: str, threads: int) -> Rates | None:
+        """The fitted rates of a runtime at the nearest number of threads; None where it was not measured here."""
+        own = [rates for rates in self.fitted if rates.runtime == runtime]
+        return min(own, key=lambda rates: (abs(rates.threads - threads), -rates.threads), default=None)
 
     def bandwidth_gb_s(self, threads: int) -> Interval:
         """What ``threads`` threads read from memory; a profile that was not measured knows all cores' only."""
@@ -169,6 +179,8 @@ def value_paths(profile: DeviceProfile) -> list[str]:
     paths = ["soc", "clusters", "clusters.int8_per_cycle", "spread"]
     for part in ("memory", "overheads"):
         paths += [f"{part}.{field}" for field in getattr(profile, part).__struct_fields__]
+    if profile.power_w is not None:
+        paths.append("power_w")
     limits = profile.limits
     if limits is not None:
         paths += [f"limits.{field}" for field in limits.__struct_fields__ if getattr(limits, field) is not None]
@@ -277,6 +289,8 @@ def _check(profile: DeviceProfile, origin: str) -> None:
         raise InputError(f"read device profile from {origin}: a realistic bandwidth above the peak, or none")
     if not 0 < memory.available_share <= 1 or not 0 < overheads.compute_share <= 1:
         raise InputError(f"read device profile from {origin}: a share outside 0 to 1")
+    if profile.power_w is not None and not profile.power_w > 0:
+        raise InputError(f"read device profile from {origin}: a power of {profile.power_w} watts")
     if not profile.clusters or not memory.sizes_gib or min(memory.sizes_gib) < 1:
         raise InputError(f"read device profile from {origin}: no cores or no memory")
     if profile.measured is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from edgekit.analysis.accounting.decoder import Decoder
 from edgekit.analysis.accounting.stored import stored_bytes
-from edgekit.analysis.estimator.predict import multiply_adds_per_second
+from edgekit.analysis.estimator.rating import multiply_adds_per_second
 from edgekit.analysis.estimator.work import work_of
 from edgekit.analysis.survey.workload import BYTES_PER_S, LAUNCH_S, MULTIPLY_ADDS_PER_S, passes_of
 from edgekit.errors import EdgekitError

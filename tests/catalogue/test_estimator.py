@@ -15,9 +15,11 @@ import pytest
 
 from edgekit.analysis.accounting import gguf
 from edgekit.analysis.accounting.families import decoder_of
-from edgekit.analysis.estimator.predict import Estimate, multiply_adds_per_second
+from edgekit.analysis.configurations import configuration
+from edgekit.analysis.estimator.predict import Estimate
 from edgekit.analysis.estimator.proof import fit, leave_one_out, summarize
-from edgekit.api.estimating import configuration, estimate
+from edgekit.analysis.estimator.rating import multiply_adds_per_second
+from edgekit.api.estimating import estimate
 from edgekit.cli.main import _exit_code
 from edgekit.errors import InputError, UnsupportedError
 from edgekit.schema.device_profile import device_names, load_device_profile

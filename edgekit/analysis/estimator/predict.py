@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgekit.analysis.accounting.decoder import Decoder
+from edgekit.analysis.accounting.formats import formats_of
 from edgekit.analysis.accounting.memory import WorkingBytes, working_bytes
 from edgekit.analysis.accounting.stored import StoredBytes, stored_bytes
-from edgekit.analysis.estimator.work import Work, work_of
+from edgekit.analysis.estimator.amounts import amounts
+from edgekit.analysis.estimator.rating import DEVIATE, UsedRates, rate_of, rates_for
 from edgekit.errors import InputError
-from edgekit.schema.device_profile import Cluster, DeviceProfile
+from edgekit.schema.device_profile import DeviceProfile
 from edgekit.schema.recipe import RecipeProfile
 
-#: Normal deviate of a 90% interval.
-_DEVIATE = 1.645
 #: Relative spread of memory: allocators round up, and runtimes differ in what they keep; assumed.
 _MEMORY_SPREAD = 0.1
 GIB = 2**30
@@ -56,6 +58,7 @@ class Estimate:
     stored: StoredBytes
     working: WorkingBytes
     figures: tuple[Figure, ...]
+    rates: UsedRates
     #: It fits with a full context, even at the upper end of the interval.
     fits: bool
     #: Share of the available memory left over; negative where it does not fit.
@@ -109,17 +112,26 @@ def estimate(
     size = min(device.memory.sizes_gib) if memory_gib is None else memory_gib
     if size < 1:
         raise InputError(f"a device with {size} GiB of memory cannot be")
-    work = work_of(decoder, stored)
-    rate = multiply_adds_per_second(device, threads, quantized=recipe.linear.scheme != "float")
+    speeds = rates_for(device, runtime, threads)
+    formats = formats_of(decoder, recipe, runtime)
     process = device.overheads.process_mib
     peak = _memory("peak memory", decoder, stored, working, working.kv_touched, process)
     full = _memory("memory, context full", decoder, stored, working, working.kv_cache, process)
     available = int(size * GIB * device.memory.available_share)
-    prefill = _pass_figure("time to first token", work, device, rate, threads=threads, new=prompt, depth=0)
-    token = _pass_figure("decode", work, device, rate, threads=threads, new=1, depth=prompt + generated // 2)
+    first = amounts(decoder, formats, runtime, new=prompt, depth=0)
+    step = amounts(decoder, formats, runtime, new=1, depth=prompt + generated // 2)
+    prefill = _time("time to first token", first, speeds.seconds, speeds.prefill_factor)
+    alone = _time("time to first token", amounts(decoder, formats, runtime, new=1, depth=0), speeds.seconds, 1.0)
+    if prefill.value < alone.value:
+        # A few tokens at once are not faster than one: the weights must be read all the same.
+        prefill = dataclasses.replace(
+            alone, low=alone.value / speeds.prefill_factor, high=alone.value * speeds.prefill_factor
+        )
+    token = _time("decode", step, speeds.seconds, speeds.decode_factor)
     speed = Figure("decode speed", 1 / token.value, 1 / token.high, 1 / token.low, "tok/s", token.bound, token.terms)
     seconds = stored.total / (device.overheads.storage_gb_s * 1e9)
-    load = _spread("load", (Term("read the files", seconds, f"{stored.total} bytes from storage"),), device.spread, "s")
+    how = f"{stored.total} bytes from storage"
+    load = _figure("load", (Term("read the files", seconds, how),), math.exp(DEVIATE * device.spread), "s", "storage")
     return Estimate(
         device=device,
         recipe=recipe.name,
@@ -129,60 +141,45 @@ def estimate(
         available_bytes=available,
         stored=stored,
         working=working,
-        figures=(peak, full, load, prefill, token, speed),
+        figures=(peak, full, load, prefill, token, speed, *_energy(device, token)),
+        rates=speeds,
         fits=full.high <= available,
         margin=1 - full.value / available,
     )
 
 
-def multiply_adds_per_second(device: DeviceProfile, threads: int, *, quantized: bool) -> float:
-    """What the fastest ``threads`` cores compute, at the share of their peak that products reach."""
-    if device.measured is not None:
-        place = device.measured.place(threads)
-        whole = place.int8_gop_s if quantized else place.fp32_gop_s
-        return whole.median * 1e9 / 2 * device.overheads.compute_share
-    total, left = 0.0, threads
-    for cluster in device.clusters:
-        used = min(left, cluster.count)
-        total += used * cluster.max_ghz * 1e9 * _per_cycle(cluster, quantized)
-        left -= used
-    return total * device.overheads.compute_share
+def _energy(device: DeviceProfile, token: Figure) -> tuple[Figure, ...]:
+    if device.power_w is None:
+        return ()
+    terms = tuple(Term(term.name, term.value * device.power_w, term.how) for term in token.terms)
+    factor = token.high / token.value
+    return (_figure("energy per token", terms, factor, "J", token.bound),)
 
 
-def _per_cycle(cluster: Cluster, quantized: bool) -> float:
-    """Multiply-adds a cycle; the same pipes do a quarter of the dot products' number in 32-bit floats."""
-    if quantized:
-        return cluster.int8_per_cycle
-    return cluster.int8_per_cycle / (8 if cluster.i8mm else 4 if cluster.dotprod else 1)
+#: What limits each kind of work.
+_BOUNDS = {"read": "bandwidth", "cache": "bandwidth", "elements": "bandwidth", "multiply": "compute"}
+_BOUNDS |= {"attention": "compute", "blocks": "overhead"}
+_UNITS = {"read": "GB", "cache": "GB", "multiply": "G multiply-adds", "attention": "G multiply-adds"}
+_UNITS |= {"elements": "G elements", "blocks": "blocks"}
 
 
-def _pass_figure(
-    name: str, work: Work, device: DeviceProfile, rate: float, *, threads: int, new: int, depth: int
-) -> Figure:
-    read = device.bandwidth_gb_s(threads).median
-    bandwidth = read * 1e9
-    weights = work.weight_bytes / bandwidth
-    cache = (work.bytes_read(new=new, depth=depth) - work.weight_bytes) / bandwidth
-    computed = work.multiply_adds(new=new, depth=depth)
-    arithmetic = computed / rate
-    overhead = work.blocks * device.overheads.block_us * 1e-6
-    reading = (
-        Term("weights", weights, f"{work.weight_bytes} bytes at {read:g} GB/s"),
-        Term("cache", cache, f"{new + depth} tokens of {work.cache_bytes} bytes"),
-    )
-    computing = (Term("arithmetic", arithmetic, f"{computed} multiply-adds at {rate / 1e9:.0f} G/s"),)
-    # Reading and computing overlap: the longer one decides, and the shorter one is shown at nothing.
-    slower = reading if weights + cache >= arithmetic else computing
-    shown = [*slower, Term("blocks", overhead, f"{work.blocks} blocks of {device.overheads.block_us:g} us")]
-    return _spread(name, tuple(shown), device.spread, "s")
+def _time(name: str, work: Mapping[str, float], rates: Mapping[str, float], factor: float) -> Figure:
+    terms = []
+    for what, amount in work.items():
+        rate = rate_of(what, rates)
+        kind = what.partition(" ")[0]
+        each = f"{rate * 1e6:.3g} us" if kind == "blocks" else f"{1 / rate:.3g} G/s" if rate else "nothing"
+        terms.append(Term(what, amount * rate, f"{amount:.4g} {_UNITS[kind]} at {each}"))
+    by_bound: dict[str, float] = {}
+    for term in terms:
+        bound = _BOUNDS[term.name.partition(" ")[0]]
+        by_bound[bound] = by_bound.get(bound, 0.0) + term.value
+    return _figure(name, tuple(terms), factor, "s", max(by_bound, key=lambda bound: by_bound[bound]))
 
 
-def _spread(name: str, terms: tuple[Term, ...], spread: float, unit: str) -> Figure:
+def _figure(name: str, terms: tuple[Term, ...], factor: float, unit: str, bound: str) -> Figure:
     value = sum(term.value for term in terms)
-    factor = math.exp(_DEVIATE * spread)
-    largest = max(terms, key=lambda term: term.value).name
-    bound = {"weights": "bandwidth", "cache": "bandwidth", "arithmetic": "compute", "blocks": "overhead"}
-    return Figure(name, value, value / factor, value * factor, unit, bound.get(largest, "storage"), terms)
+    return Figure(name, value, value / factor, value * factor, unit, bound, terms)
 
 
 def _memory(

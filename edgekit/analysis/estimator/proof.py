@@ -26,6 +26,9 @@ class Prediction:
     high: float
     #: What a straight line over the number of parameters, fitted to the same other models, says.
     naive: float
+    #: The runtime, and the recipe, test and threads, where there are several.
+    group: str = ""
+    setting: str = ""
 
     @property
     def error(self) -> float:

@@ -1,0 +1,88 @@
+"""What one pass over a decoder reads and computes, by the kind of work: the amounts that rates turn into time.
+
+A decode step reads every weight once, so bytes decide whatever the arithmetic; a prefill multiplies each weight with
+many tokens. The last position alone goes through the last block's output projection and feed-forward and through the
+head, in every bundle that the exporter writes: there a prefill reads weights as a decode does.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from edgekit.analysis.accounting import executorch, stored
+from edgekit.analysis.accounting.decoder import Attention, Decoder
+from edgekit.analysis.accounting.formats import Formats
+from edgekit.schema.recipe import MatrixFormat
+
+#: Unit of bytes, multiply-adds and elements: rates are then seconds per 1e9 of them.
+GIGA: Final = 1e9
+_FLOAT = 4
+#: Matrices of a block that a prefill computes for all positions even in the last block.
+_BEFORE_THE_CUT = frozenset({"query", "key", "value"})
+
+#: Kinds of weights. ``dynamic`` ones are multiplied by activations rounded to 8 bits where the others' kernels choose.
+KINDS: Final = ("float32", "int8", "int4", "int8 dynamic", "int4 dynamic")
+#: Amounts that are there whatever the weights' kind: bytes of the cache read by a decode step, multiply-adds of a
+#: prefill's attention, elements between its operators, blocks passed.
+OTHERS: Final = ("cache", "attention", "elements", "blocks")
+NAMES: Final = (*(f"read {kind}" for kind in KINDS), *(f"multiply {kind}" for kind in KINDS), *OTHERS)
+
+
+def kind_of(form: MatrixFormat) -> str:
+    """The kind of a stored matrix; 16-bit floats are widened when they are loaded."""
+    if form.scheme == "float" or form.bits is None:
+        return "float32"
+    bits = "int8" if form.bits == 8 else "int4"
+    return f"{bits} dynamic" if form.scheme == "dynamic" else bits
+
+
+class _Amounts(dict[str, float]):
+    """Amounts by name; what was not added is not there."""
+
+    def add(self, name: str, amount: float) -> None:
+        self[name] = self.get(name, 0.0) + amount
+
+
+def amounts(decoder: Decoder, formats: Formats, runtime: str, *, new: int, depth: int) -> dict[str, float]:
+    """Amounts of a pass over ``new`` tokens with ``depth`` in the cache, by names of :data:`NAMES`.
+
+    Units: 1e9 bytes (``read``, ``cache``), 1e9 multiply-adds (``multiply``, ``attention``), 1e9 elements, blocks.
+    """
+    found = _Amounts()
+
+    def product(rows: int, columns: int, form: MatrixFormat, tokens: int) -> None:
+        if tokens > 1:
+            found.add(f"multiply {kind_of(form)}", rows * columns * tokens / GIGA)
+        else:
+            found.add(f"read {kind_of(form)}", _bytes(rows, columns, form, runtime) / GIGA)
+
+    last = len(decoder.layers) - 1
+    for index, layer in enumerate(decoder.layers):
+        for matrix in layer.matrices:
+            tokens = 1 if index == last and matrix.name not in _BEFORE_THE_CUT else new
+            product(matrix.rows, matrix.columns, formats.of(matrix.name), tokens)
+        if new > 1 and index != last:
+            found.add("elements", new * (layer.widest + 2 * decoder.hidden) / GIGA)
+        if layer.attention is not None:
+            _attend(layer.attention, found, new=new, depth=depth)
+    for matrix in decoder.extra:
+        product(matrix.rows, matrix.columns, formats.linear, new)
+    product(decoder.head.rows, decoder.head.columns, formats.head, 1)
+    found.add("blocks", len(decoder.layers))
+    return dict(found)
+
+
+def _attend(attention: Attention, found: _Amounts, *, new: int, depth: int) -> None:
+    seen = depth if attention.window is None else min(depth, attention.window)
+    if new == 1:
+        found.add("cache", 2 * attention.kv_heads * attention.head_dim * (seen + 1) * _FLOAT / GIGA)
+    else:
+        pairs = new * seen + new * (new + 1) / 2
+        found.add("attention", 2 * attention.heads * attention.head_dim * pairs / GIGA)
+
+
+def _bytes(rows: int, columns: int, form: MatrixFormat, runtime: str) -> int:
+    if form.scheme == "float":
+        return rows * columns * _FLOAT
+    own = executorch.matrix_bytes if runtime == "executorch" else stored.matrix_bytes
+    return sum(own(rows, columns, form))

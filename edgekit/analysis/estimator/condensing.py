@@ -1,0 +1,105 @@
+"""From runs to what the estimator is fitted to and held against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from edgekit.analysis import memory, metrics
+from edgekit.analysis.load import RunData
+from edgekit.errors import InputError
+from edgekit.schema.own_runs import OwnMemory, OwnRow, OwnRuns, OwnTest
+
+
+def condense(runs: Sequence[tuple[str, RunData]], *, name: str, title: str) -> OwnRuns:
+    """Condense runs of one device.
+
+    Args:
+        runs: each with the model source that its bundle was exported from.
+        name: of the document.
+        title: of the document.
+
+    Raises:
+        InputError: no runs, or runs of several devices.
+    """
+    if not runs:
+        raise InputError("condense runs: there are none")
+    devices = {(run.run.device.cpu_model, run.run.device.cpus, run.run.device.abi) for _, run in runs}
+    if len(devices) > 1:
+        raise InputError(f"condense runs: they are of {len(devices)} devices", hint="take the runs of one")
+    first = runs[0][1].run
+    device = first.device
+    rows = [row for source, run in runs for row in rows_of(source, run)]
+    return OwnRuns(
+        schema_version=OwnRuns.SCHEMA_VERSION,
+        name=name,
+        title=title,
+        measured_at=min(run.run.created_at for _, run in runs),
+        processor=device.cpu_model or "unknown",
+        cpus=device.cpus,
+        memory_bytes=device.memory_bytes,
+        versions=first.versions,
+        context=max(run.bundle.runtime.context_length for _, run in runs),
+        rows=sorted(rows, key=lambda row: (row.source, row.runtime, row.recipe, row.threads)),
+    )
+
+
+def rows_of(source: str, run: RunData) -> Iterable[OwnRow]:
+    """One row for each number of threads that a run had."""
+    found = metrics.samples(run)
+    loads = metrics.load_times(run)
+    warm = sorted(loads.warm)
+    for threads in sorted({test.threads for test in found}):
+        tests = []
+        for test, samples in found.items():
+            if test.threads != threads or not samples:
+                continue
+            seconds = sorted(sample.seconds / (test.tokens if test.kind == "decode" else 1) for sample in samples)
+            tests.append(
+                OwnTest(
+                    kind=test.kind,
+                    tokens=test.tokens,
+                    depth=test.depth,
+                    median_s=_median(seconds),
+                    low_s=seconds[0],
+                    high_s=seconds[-1],
+                    samples=len(seconds),
+                )
+            )
+        yield OwnRow(
+            source=source,
+            runtime=run.bundle.runtime.name,
+            recipe=run.bundle.recipe.name,
+            threads=threads,
+            size_bytes=run.bundle.size_bytes,
+            kv_cache_bytes=run.bundle.runtime.kv_cache_bytes,
+            kernels=list(metrics.kernels_used(run)),
+            load_s=_median(warm) if warm else None,
+            tests=tests,
+            memory=_memory(run, threads),
+        )
+
+
+def _memory(run: RunData, threads: int) -> OwnMemory | None:
+    split = memory.split(run, threads)
+    peak = metrics.memory_peak(run, threads)
+    plans = [data.plan for data in run.launches if data.plan and data.plan.trials and data.launch.threads == threads]
+    if split is None or split.doubt or peak is None or not plans:
+        return None
+    trials = plans[0].trials
+    return OwnMemory(
+        observed=split.observed,
+        peak=peak.peak,
+        weights_file=split.weights_file,
+        weights_private=split.weights_private,
+        kv_cache=split.kv_cache,
+        activations=split.activations,
+        rest=split.rest,
+        longest_pass=max(max(trial.depth, trial.tokens if trial.kind == "prefill" else 1) for trial in trials),
+        filled=max(trial.depth + trial.tokens for trial in trials),
+        tokens=max(trial.depth + trial.tokens for trial in trials),
+    )
+
+
+def _median(ordered: Sequence[float]) -> float:
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
