@@ -27,10 +27,8 @@ from filelock import FileLock, Timeout
 from edgekit.schema.arch_spec import parse_arch
 
 PLAN = Path(__file__).with_suffix(".toml")
-#: The gate judges faithfulness, which is not the question here, and its reference is most of what an export takes.
 #: Marks a folder of runs as whole.
 DONE = "done"
-GATE_TOKENS, GREEDY_TOKENS = 16, 2
 
 
 def read_plan() -> dict[str, Any]:
@@ -51,16 +49,47 @@ def bundles_of(source: str, recipes: dict[str, list[str]], folder: Path) -> list
     return [folder / f"{name}-{runtime}-{recipe}" for runtime, own in recipes.items() for recipe in own]
 
 
+def _no_reference(source: Any, text: Any, **settings: Any) -> Any:
+    """Nothing is computed: the reference is most of what an export takes, and faithfulness is not the question."""
+    from edgekit_export.gate.reference import Reference
+
+    return Reference(text, [], [], {}, "none: made to be measured")
+
+
+def _not_judged(model: Path, interface: Any, *, reference: Any, thresholds: Any, context_length: int, **_: Any) -> Any:
+    """A gate that says that it did not judge, and a golden record, so that the device is still checked."""
+    from edgekit.schema.bundle import Gate, GateCheck, GateFigures
+    from edgekit_export.gate.golden import record_golden
+    from edgekit_export.gate.judge import Judged
+    from edgekit_export.gate.subject import subject_of
+
+    shipped, text = subject_of(model, interface).shipped(), reference.text
+    golden = record_golden(shipped, text.prompt, context_length=context_length, tolerance=thresholds.logit_tolerance)
+    nothing = dict.fromkeys(GateFigures.__struct_fields__, 0)
+    check = GateCheck(name="judged", passed=False, found="not judged", limit="made to be measured, not to be used")
+    return Judged(
+        gate=Gate(
+            passed=False,
+            allowed_unfaithful=False,
+            reference=reference.description,
+            text=text.name,
+            text_sha256=text.sha256,
+            figures=GateFigures(**nothing),
+            checks=[check],
+        ),
+        golden=golden,
+    )
+
+
 def export(plan: dict[str, Any], folder: Path) -> None:
     """Export what is missing; several of these may run at once, each takes a shape that no other has taken."""
     import edgekit_export.executorch.pack as pack
-    import edgekit_export.gate.reference as reference
-    import edgekit_export.gate.text as text
     import edgekit_export.onnx.quantize as quantize
+    import edgekit_export.pipeline as pipeline
     from edgekit.schema.bundle import RuntimeName
     from edgekit_export.pipeline import export_bundles
 
-    text.TOKENS, reference.GREEDY_TOKENS = GATE_TOKENS, GREEDY_TOKENS
+    pipeline.compute_reference, pipeline.judge = _no_reference, _not_judged  # type: ignore[attr-defined]
     # Which range a block takes decides how faithful it is, not how fast it is or how much it weighs.
     pack._RANGES = (1.0,)  # type: ignore[assignment]
     quantize._RANGES = dict.fromkeys(quantize._RANGES, (1.0,))

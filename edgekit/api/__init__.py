@@ -4,7 +4,7 @@ Use them from the package itself: ``edgekit.export(...)``, ``edgekit.probe(...)`
 """
 
 from edgekit.api.analysing import compare, import_results, operators, query, report, timeline
-from edgekit.api.calibrating import calibrate
+from edgekit.api.calibrating import calibrate, fit_profile
 from edgekit.api.delivering import prune, push
 from edgekit.api.estimating import check_estimates, estimate
 from edgekit.api.exporting import export, verify
@@ -22,6 +22,7 @@ __all__ = [
     "doctor",
     "estimate",
     "export",
+    "fit_profile",
     "import_results",
     "model",
     "models",

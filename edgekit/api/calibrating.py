@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from edgekit.progress import Progress, silent
 
 if TYPE_CHECKING:
+    from edgekit.analysis.accounting.decoder import Decoder
     from edgekit.schema.device_profile import DeviceProfile
+    from edgekit.schema.own_runs import OwnRow
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ def calibrate(
     import re
     from datetime import UTC, datetime
 
+    import msgspec
+
     from edgekit.analysis.calibration import profile_from
     from edgekit.deploy.probe_build import CALIBRATION_NAME, ensure_calibration
     from edgekit.deploy.push import push_files
@@ -64,7 +68,7 @@ def calibrate(
     from edgekit.errors import HostStorageError, InputError
     from edgekit.probing import calibrating
     from edgekit.schema import codec
-    from edgekit.schema.device_profile import measured_dir, shipped_profile_of
+    from edgekit.schema.device_profile import device_identity, measured_dir, measured_profiles, shipped_profile_of
     from edgekit.schema.storage import check_writable, write_atomically
 
     if name is not None and not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,79}", name):
@@ -90,7 +94,69 @@ def calibrate(
     profile = profile_from(
         found, known, at=datetime.now(UTC).isoformat(timespec="seconds"), name=name, known=shipped_profile_of(known)
     )
+    # What runs were fitted to the device before is not forgotten.
+    before = [
+        item for item in measured_profiles() if item.measured and item.measured.identity == device_identity(known)
+    ]
+    if before:
+        profile = msgspec.structs.replace(profile, fitted=before[0].fitted)
     path = folder / f"{profile.name}.json" if out is None else Path(out)
+    try:
+        write_atomically(path, codec.encode(profile))
+    except OSError as error:
+        raise HostStorageError(f"write the device profile {path}: {error.strerror or error}") from error
+    return CalibrationOutcome(profile, path)
+
+
+def fit_profile(runs: Sequence[str | Path], *, out: str | Path | None = None) -> CalibrationOutcome:
+    """Fit what runtimes take on a device to runs that were measured there, and store it in the device's profile.
+
+    Estimates for the device then use these rates: a time for each kind of weights, for the cache, attention and what
+    lies between products, and for each block; with intervals from predicting each model from the others.
+
+    Args:
+        runs: run directories of one device; at least three different models of a runtime with one number of threads.
+        out: file to write (``.json``); None: the device's profile in the user's data folder.
+
+    Raises:
+        InputError: runs of several devices, of a device that was not calibrated, or of too few models.
+        HostStorageError: the profile cannot be written.
+    """
+    import msgspec
+
+    from edgekit.analysis.estimator.condensing import rows_of
+    from edgekit.analysis.estimator.expecting import decoder_of_bundle
+    from edgekit.analysis.estimator.fitting import cases_of, rates_of
+    from edgekit.analysis.estimator.rating import general_rates
+    from edgekit.analysis.load import load_run
+    from edgekit.errors import HostStorageError, InputError
+    from edgekit.schema import codec
+    from edgekit.schema.device_profile import device_identity, measured_dir, measured_profiles
+    from edgekit.schema.storage import check_writable, write_atomically
+
+    loaded = [load_run(path) for path in runs]
+    if not loaded:
+        raise InputError("fit a profile: no runs were given")
+    identities = {device_identity(run.run.device) for run in loaded}
+    if len(identities) > 1:
+        raise InputError(f"fit a profile: the runs are of {len(identities)} devices", hint="give the runs of one")
+    [identity] = identities
+    found = [item for item in measured_profiles() if item.measured and item.measured.identity == identity]
+    if not found:
+        raise InputError("fit a profile: the runs' device was not calibrated", hint="`edgekit calibrate` first")
+    profile = found[0]
+    decoders: dict[str, Decoder] = {}
+    rows: list[OwnRow] = []
+    for run in loaded:
+        decoder = decoder_of_bundle(run.bundle)
+        if decoder is not None and run.run.device.fidelity == "real":
+            decoders[run.bundle.model] = decoder
+            rows += rows_of(run.bundle.model, run)
+    fitted = rates_of(cases_of(rows, decoders), lambda threads: general_rates(profile, threads))
+    kept = [item for item in profile.fitted if item.runtime not in {rates.runtime for rates in fitted}]
+    profile = msgspec.structs.replace(profile, fitted=kept + fitted)
+    path = measured_dir() / f"{profile.name}.json" if out is None else Path(out)
+    check_writable(path.parent, doing=f"write a device profile into {path.parent}")
     try:
         write_atomically(path, codec.encode(profile))
     except OSError as error:

@@ -65,15 +65,24 @@ def estimate(
 
 
 def check_estimates(name: str) -> list[Prediction]:
-    """Each model of a published measurement, predicted from the others.
+    """Each model of a measurement, predicted from the others.
 
     Args:
-        name: one of :func:`edgekit.schema.measurements.measurement_names`.
+        name: one of :func:`edgekit.schema.measurements.measurement_names` (published by others) or
+            :func:`edgekit.schema.own_runs.own_runs_names` (our own runs), or a ``.json`` file of the latter.
 
     Raises:
         InputError: no such measurements.
     """
     from edgekit.analysis.estimator.proof import leave_one_out
-    from edgekit.schema.measurements import load_measurements
+    from edgekit.analysis.estimator.proof_runs import leave_one_shape_out
+    from edgekit.errors import InputError
+    from edgekit.schema.measurements import load_measurements, measurement_names
+    from edgekit.schema.own_runs import load_own_runs, own_runs_names
 
+    if name in own_runs_names() or name.endswith(".json"):
+        return leave_one_shape_out(load_own_runs(name))
+    if name not in measurement_names():
+        names = [*measurement_names(), *own_runs_names()]
+        raise InputError(f"no measurements are called {name!r}", hint=f"measurements: {', '.join(names)}")
     return leave_one_out(load_measurements(name))

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.api.analysing import compare, report
+from edgekit.api.expecting import expectations, without_too_large
 from edgekit.api.exporting import export
-from edgekit.api.measuring import probe
+from edgekit.api.measuring import chosen_protocol, probe
 from edgekit.errors import UnsupportedError
 from edgekit.progress import Progress, silent
-from edgekit.schema.protocol import Kernels, load_protocol
+from edgekit.schema.protocol import Kernels
 
 if TYPE_CHECKING:
     from edgekit.analysis.comparison import Comparison
+    from edgekit.analysis.estimator.expecting import Expectation
     from edgekit_export.pipeline import ExportOutcome
 
 
@@ -27,6 +29,8 @@ class RunOutcome:
     runs: list[Path]
     comparison: Comparison
     report: Path | None
+    #: What each recipe on each runtime was expected to need and to take, before anything was exported.
+    expected: list[Expectation]
 
 
 def run(
@@ -41,6 +45,7 @@ def run(
     context: int | None = None,
     revision: str | None = None,
     allow_unfaithful: bool = False,
+    allow_too_large: bool = False,
     protocol: str = "default",
     prompts: Sequence[int] | None = None,
     generates: Sequence[int] | None = None,
@@ -66,9 +71,31 @@ def run(
     where it stopped. Arguments and errors are those of :func:`edgekit.export`,
     :func:`edgekit.probe` and :func:`edgekit.compare`; ``bundles`` is the folder of bundles,
     ``out`` the folder of runs, ``report_to`` an HTML file to write.
+
+    Before anything is exported, ``progress`` is told what every recipe is expected to need and to take. One whose
+    memory is beyond what the device can give, even at the lower end of the estimate, is left out, unless
+    ``allow_too_large``; where none is left, UnsupportedError is raised.
     """
+    wanted = chosen_protocol(
+        protocol,
+        {
+            "prompts": prompts,
+            "generates": generates,
+            "depths": depths,
+            "repetitions": repetitions,
+            "threads": threads,
+            "gap_s": gap_s,
+            "sustain_s": sustain_s,
+        },
+    )
     if context is None:
-        context = load_protocol(protocol).context
+        context = wanted.context
+    expected = expectations(
+        source, recipes=recipes, runtimes=runtimes, device=device, protocol=wanted, context=context, progress=progress
+    )
+    if not allow_too_large:
+        recipes = without_too_large(expected, recipes, runtimes)
+    refused = set() if allow_too_large else {(item.recipe, item.runtime) for item in expected if item.fits is False}
     exports = export(
         source,
         recipes=recipes,
@@ -79,7 +106,11 @@ def run(
         allow_unfaithful=allow_unfaithful,
         progress=progress,
     )
-    folders = [outcome.directory for outcome in exports if outcome.directory is not None]
+    folders = [
+        outcome.directory
+        for outcome in exports
+        if outcome.directory is not None and (outcome.recipe, outcome.runtime) not in refused
+    ]
     if not folders:
         raise UnsupportedError(f"run {source}: no bundle to measure", hint="choose other recipes")
     runs = probe(
@@ -111,4 +142,5 @@ def run(
         runs=runs,
         comparison=compare(runs),
         report=report(runs, out=report_to, progress=progress) if report_to is not None else None,
+        expected=expected,
     )

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from edgekit.cli.options import NameList, output_option
 from edgekit.cli.tables import print_estimates, print_proof
 from edgekit.reporting.tables import Format
+from edgekit.schema.bundle import RuntimeName
 
 
 @click.command("estimate")
 @click.argument("model", required=False)
 @click.option("--device", metavar="PROFILE", help="Name of a device profile, e.g. raspberry-pi-5.")
 @click.option("--quant", "-q", "recipes", type=NameList(), default="w4", show_default=True, help="Recipes.")
+@click.option(
+    "--runtime",
+    type=click.Choice(get_args(RuntimeName)),
+    default="onnxruntime",
+    show_default=True,
+    help="What runs it.",
+)
 @click.option("-p", "--n-prompt", "prompt", type=int, default=512, show_default=True, help="Tokens of the prompt.")
 @click.option("-n", "--n-gen", "generated", type=int, default=128, show_default=True, help="Tokens generated.")
 @click.option(
@@ -25,7 +33,11 @@ from edgekit.reporting.tables import Format
     "--memory", "memory_gib", type=int, metavar="GIB", help="The device's memory [default: the smallest sold]."
 )
 @click.option("--explain", is_flag=True, help="Show the terms of every figure.")
-@click.option("--proof", metavar="NAME", help="Predict each model of a published measurement from the others instead.")
+@click.option(
+    "--proof",
+    metavar="NAME",
+    help="Instead, predict each model of a measurement from its others: jetson-orin-nx-llamacpp, x86-2-cores.",
+)
 @output_option
 def command(
     model: str | None,

@@ -25,6 +25,11 @@ from edgekit.reporting.tables import Format
     show_default=True,
     help="Folder for bundles; what was exported before is used again.",
 )
+@click.option(
+    "--allow-too-large",
+    is_flag=True,
+    help="Export and measure what the estimate says will not fit in the device's memory.",
+)
 @out_option("runs", "runs")
 @click.option("--report", "report_to", type=click.Path(path_type=Path, dir_okay=False), help="HTML report to write.")
 @output_option
@@ -33,6 +38,9 @@ def command(source: str, output: Format, **options: Any) -> None:
 
     What was exported or pushed before is not done again: an interrupted run goes on where
     it stopped. SOURCE is what `edgekit export` takes.
+
+    First it says what each recipe is expected to need and how long measuring takes; what cannot fit in the
+    device's memory is left out.
 
     \b
     Example:
@@ -43,6 +51,9 @@ def command(source: str, output: Format, **options: Any) -> None:
     runtimes = options.pop("runtime")
     with shown() as progress:
         outcome = edgekit.run(source, runtimes=runtimes, progress=progress, **options)
+    for large in outcome.expected:
+        if large.fits is False and not options["allow_too_large"]:
+            click.echo(f"not measured: {large.recipe} on {large.runtime} would not fit (--allow-too-large)", err=True)
     for refused in outcome.exports:
         if refused.refusal is not None:
             click.echo(f"not exported: {refused.recipe}: {refused.refusal}", err=True)

@@ -249,6 +249,13 @@ def _fact(value: Any) -> str:
     return formats.plain_text(value)
 
 
+def print_rates(profile: DeviceProfile, output: Format) -> None:
+    """What runtimes take on a device."""
+    from edgekit.reporting.estimate import rates_table
+
+    show(rates_table(profile), output)
+
+
 def print_estimates(model: str, estimates: Sequence[Estimate], explain: bool, output: Format) -> None:
     """Estimates; with ``explain`` people also see the terms, and machines get the terms alone."""
     from edgekit.reporting.estimate import estimate_table, terms_table
@@ -272,9 +279,11 @@ def print_calibration(profile: DeviceProfile, output: Format) -> None:
 def print_proof(predictions: Sequence[Prediction], output: Format) -> None:
     """Predictions beside what was measured."""
     from edgekit.analysis.estimator.proof import summarize
+    from edgekit.analysis.estimator.proof_runs import summarize_runs
     from edgekit.reporting.estimate import proof_table
 
-    show(proof_table(predictions, summarize(predictions)), output)
+    own = any(item.group for item in predictions)
+    show(proof_table(predictions, summarize_runs(predictions) if own else summarize(predictions)), output)
 
 
 def print_recipes(recipes: Sequence[RecipeProfile], output: Format) -> None:

@@ -9,6 +9,7 @@ from edgekit.analysis.estimator.predict import GIB, Estimate
 from edgekit.analysis.estimator.proof import Prediction, Summary
 from edgekit.reporting import formats
 from edgekit.reporting.tables import Column, Record, Table, column
+from edgekit.schema.device_profile import DeviceProfile
 
 _KEYS = ("model", "device", "recipe", "figure", "estimate", "low", "high", "unit", "bound", "fits")
 
@@ -67,13 +68,54 @@ def terms_table(estimates: Sequence[Estimate]) -> Table:
     return Table(records, ("recipe", "figure", "term", "value", "unit", "how"), columns, name="estimate_terms")
 
 
+def rates_table(profile: DeviceProfile) -> Table:
+    """What each kind of work takes on a device, by runtime and threads."""
+    records = [
+        {"runtime": rates.runtime, "threads": rates.threads, "work": name, "rate": 1 / value if value else None}
+        for rates in profile.fitted
+        for name, value in rates.seconds.items()
+        if name != "blocks"
+    ]
+    columns = [
+        column("runtime", "runtime"),
+        column("threads", "threads", right=True),
+        column("work", "work"),
+        column("rate", "1e9 bytes, multiply-adds or elements a second", formats.number, right=True),
+    ]
+    notes = [
+        f"{rates.runtime}, {rates.threads} threads: {rates.seconds.get('blocks', 0) * 1e6:.1f} us a block; "
+        f"{rates.tests} tests of {rates.models} models, each predicted from the others: decode off by "
+        f"{rates.decode_spread:.1%}, prefill by {rates.prefill_spread:.1%} (root mean square)."
+        for rates in profile.fitted
+    ]
+    return Table(records, ("runtime", "threads", "work", "rate"), columns, notes, name="rates")
+
+
 def proof_table(predictions: Sequence[Prediction], summaries: Sequence[Summary]) -> Table:
     """Predicted and measured, model by model; the notes say how far off on average."""
-    keys = ("quantity", "model", "measured", "predicted", "low", "high", "error", "covered", "naive", "naive_error")
+    keys = (
+        "quantity",
+        "model",
+        "group",
+        "setting",
+        "measured",
+        "predicted",
+        "low",
+        "high",
+        "error",
+        "covered",
+        "naive",
+        "naive_error",
+    )
     records = [{key: getattr(item, key) for key in keys} for item in predictions]
     columns = [
         column("quantity", "quantity"),
         column("model", "model"),
+        *(
+            [column("group", "runtime"), column("setting", "setting")]
+            if any(item.group for item in predictions)
+            else []
+        ),
         Column("measured", lambda record: _proof_value(record, "measured"), right=True),
         Column("predicted", lambda record: _proof_value(record, "predicted"), right=True),
         Column("90% interval", lambda record: formats.interval(record["low"], record["high"], 1), right=True),

@@ -21,6 +21,10 @@ from edgekit.schema.recipe import RecipeProfile
 #: Bytes that the kernel maps around a fault of a mapped file, where they are in the page cache (fault_around_bytes).
 FAULT_AROUND = 64 * 1024
 _FLOAT = 4
+#: What a runtime takes whatever the model, in bytes, and the spread of the whole beside what was measured (a standard
+#: deviation of the logarithm): medians over our own runs (`edgekit estimate --proof x86-2-cores`).
+PROCESS_BYTES = {"onnxruntime": 36 << 20, "executorch": 11 << 20}
+SPREAD = {"onnxruntime": 0.05, "executorch": 0.05}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgekit.analysis.accounting.decoder import Decoder
@@ -11,7 +11,7 @@ from edgekit.analysis.accounting.families import decoder_of
 from edgekit.analysis.accounting.formats import formats_of
 from edgekit.analysis.configurations import configuration
 from edgekit.analysis.estimator.amounts import NAMES, amounts
-from edgekit.analysis.estimator.rating import rate_of
+from edgekit.analysis.estimator.rating import time_of
 from edgekit.errors import InputError
 from edgekit.schema.own_runs import OwnRow, OwnTest
 from edgekit.schema.rates import Rates
@@ -42,15 +42,22 @@ class Case:
         return f"{self.recipe} {letters}{self.test.tokens}" + (f" @ d{self.test.depth}" if self.test.depth else "")
 
 
-def cases_of(rows: Sequence[OwnRow]) -> list[Case]:
-    """Every test of every row, with what it reads and computes."""
+def cases_of(rows: Sequence[OwnRow], decoders: Mapping[str, Decoder] | None = None) -> list[Case]:
+    """Every test of every row, with what it reads and computes.
 
-    decoders: dict[str, Decoder] = {}
+    Args:
+        rows: condensed runs.
+        decoders: the models by the rows' sources; None: as their configurations say.
+
+    Raises:
+        InputError: a source without a configuration that is known.
+    """
+    known: dict[str, Decoder] = dict(decoders or {})
     found = []
     for row in rows:
-        if row.source not in decoders:
-            decoders[row.source] = decoder_of(configuration(row.source), origin=row.source)
-        decoder = decoders[row.source]
+        if row.source not in known:
+            known[row.source] = decoder_of(configuration(row.source), origin=row.source)
+        decoder = known[row.source]
         formats = formats_of(decoder, load_recipe(row.recipe), row.runtime)
         for test in row.tests:
             new = test.tokens if test.kind == "prefill" else 1
@@ -58,11 +65,6 @@ def cases_of(rows: Sequence[OwnRow]) -> list[Case]:
             work = amounts(decoder, formats, row.runtime, new=new, depth=depth)
             found.append(Case(row.source, row.recipe, row.runtime, row.threads, test, work, decoder.parameters))
     return found
-
-
-def seconds(work: Mapping[str, float], rates: Mapping[str, float]) -> float:
-    """Time of the amounts; work without a rate of its own takes that of its nearest kin."""
-    return sum(amount * rate_of(name, rates) for name, amount in work.items())
 
 
 def fit_rates(cases: Sequence[Case], prior: Mapping[str, float] | None = None) -> dict[str, float]:
@@ -92,28 +94,32 @@ def left_out(cases: Sequence[Case], prior: Mapping[str, float] | None = None) ->
     by_source: dict[str, dict[str, float]] = {}
     for source in dict.fromkeys(case.source for case in cases):
         by_source[source] = fit_rates([case for case in cases if case.source != source], prior)
-    return [seconds(case.amounts, by_source[case.source]) for case in cases]
+    return [time_of(case.amounts, by_source[case.source]) for case in cases]
 
 
-def rates_of(rows: Sequence[OwnRow], prior: Mapping[str, float] | None = None) -> list[Rates]:
-    """Rates of each runtime and number of threads that rows are of.
+def rates_of(cases: Sequence[Case], prior: Callable[[int], Mapping[str, float] | None]) -> list[Rates]:
+    """Rates of each runtime and number of threads that cases are of.
+
+    Args:
+        cases: tests of one device.
+        prior: what is known before, by the number of threads.
 
     Raises:
-        InputError: no rows, or runs of fewer than :data:`MIN_MODELS` models.
+        InputError: no runtime has tests of at least :data:`MIN_MODELS` models.
     """
-    cases = cases_of(rows)
     found = []
     for runtime, threads in sorted({(case.runtime, case.threads) for case in cases}):
         own = [case for case in cases if (case.runtime, case.threads) == (runtime, threads)]
         models = len({case.source for case in own})
         if models < MIN_MODELS:
             continue
-        predicted = left_out(own, prior)
+        before = prior(threads)
+        predicted = left_out(own, before)
         found.append(
             Rates(
                 runtime=runtime,
                 threads=threads,
-                seconds=fit_rates(own, prior),
+                seconds=fit_rates(own, before),
                 decode_spread=_spread(own, predicted, "decode"),
                 prefill_spread=_spread(own, predicted, "prefill"),
                 models=models,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from edgekit.analysis.accounting.decoder import Decoder
 from edgekit.analysis.accounting.formats import formats_of
 from edgekit.analysis.accounting.memory import WorkingBytes, working_bytes
+from edgekit.analysis.accounting.resident import PROCESS_BYTES, SPREAD, Request, Resident, resident
 from edgekit.analysis.accounting.stored import StoredBytes, stored_bytes
 from edgekit.analysis.estimator.amounts import amounts
 from edgekit.analysis.estimator.rating import DEVIATE, UsedRates, rate_of, rates_for
@@ -17,8 +18,6 @@ from edgekit.errors import InputError
 from edgekit.schema.device_profile import DeviceProfile
 from edgekit.schema.recipe import RecipeProfile
 
-#: Relative spread of memory: allocators round up, and runtimes differ in what they keep; assumed.
-_MEMORY_SPREAD = 0.1
 GIB = 2**30
 MIB = 2**20
 
@@ -114,9 +113,11 @@ def estimate(
         raise InputError(f"a device with {size} GiB of memory cannot be")
     speeds = rates_for(device, runtime, threads)
     formats = formats_of(decoder, recipe, runtime)
-    process = device.overheads.process_mib
-    peak = _memory("peak memory", decoder, stored, working, working.kv_touched, process)
-    full = _memory("memory, context full", decoder, stored, working, working.kv_cache, process)
+    process = device.overheads.process_mib * MIB if runtime == "onnxruntime" else PROCESS_BYTES[runtime]
+    seen = Request(context, prompt, prompt + generated, prompt + generated)
+    peak = _memory("peak memory", resident(decoder, recipe, runtime, seen), runtime, process)
+    filled = dataclasses.replace(seen, filled=context, tokens=context)
+    full = _memory("memory, context full", resident(decoder, recipe, runtime, filled), runtime, process)
     available = int(size * GIB * device.memory.available_share)
     first = amounts(decoder, formats, runtime, new=prompt, depth=0)
     step = amounts(decoder, formats, runtime, new=1, depth=prompt + generated // 2)
@@ -182,25 +183,14 @@ def _figure(name: str, terms: tuple[Term, ...], factor: float, unit: str, bound:
     return Figure(name, value, value / factor, value * factor, unit, bound, terms)
 
 
-def _memory(
-    name: str, decoder: Decoder, stored: StoredBytes, working: WorkingBytes, cache: int, process: float
-) -> Figure:
-    # The weights' file is mapped; which pages of a large embedding the system keeps is not ours to say: all count.
-    again = stored.classes["embedding"] + stored.classes.get("embedding scales", 0) if decoder.tied else 0
+def _memory(name: str, parts: Resident, runtime: str, process: float) -> Figure:
     terms = (
-        Term("model and weights", stored.total, "as shipped, mapped"),
-        Term("tied matrix again", again, "resident once as embedding and once as head"),
-        Term("KV cache", cache, "pages that are written to"),
-        *_beside(working, process),
+        Term("weights, file", parts.weights_file, "pages of the model's files, mapped"),
+        Term("weights, private", parts.weights_private, "copies that the runtime packs for its kernels"),
+        Term("KV cache", parts.kv_cache, "pages that are written to"),
+        Term("activations", parts.activations, "at the widest point of the longest pass"),
+        Term("process", process, "runtime, libraries and their buffers"),
     )
-    value = sum(term.value for term in terms)
+    factor = math.exp(DEVIATE * SPREAD[runtime])
     largest = max(terms, key=lambda term: term.value).name
-    return Figure(name, value, value * (1 - _MEMORY_SPREAD), value * (1 + _MEMORY_SPREAD), "bytes", largest, terms)
-
-
-def _beside(working: WorkingBytes, process: float) -> tuple[Term, ...]:
-    return (
-        Term("activations", working.activations + working.state, "at the widest point of the prefill"),
-        Term("logits", working.logits, "of one position"),
-        Term("process", process * MIB, "runtime and its buffers"),
-    )
+    return _figure(name, terms, factor, "bytes", largest)

@@ -79,6 +79,11 @@ def rate_of(name: str, rates: Mapping[str, float]) -> float:
     return 0.0
 
 
+def time_of(work: Mapping[str, float], rates: Mapping[str, float]) -> float:
+    """Seconds of the amounts; work without a rate of its own takes that of its nearest kin."""
+    return sum(amount * rate_of(name, rates) for name, amount in work.items())
+
+
 def multiply_adds_per_second(device: DeviceProfile, threads: int, *, quantized: bool) -> float:
     """What the fastest ``threads`` cores compute, at the share of their peak that products reach."""
     if device.measured is not None:
