@@ -8,7 +8,7 @@ from edgekit.analysis.configurations import configuration
 
 if TYPE_CHECKING:
     from edgekit.analysis.estimator.predict import Estimate
-    from edgekit.analysis.estimator.proof import Prediction
+    from edgekit.analysis.estimator.proof import Proof
 
 #: Used where the model allows it; what an export takes by default.
 DEFAULT_CONTEXT = 2048
@@ -64,7 +64,7 @@ def estimate(
     )
 
 
-def check_estimates(name: str) -> list[Prediction]:
+def check_estimates(name: str) -> Proof:
     """Each model of a measurement, predicted from the others.
 
     Args:
@@ -74,15 +74,15 @@ def check_estimates(name: str) -> list[Prediction]:
     Raises:
         InputError: no such measurements.
     """
-    from edgekit.analysis.estimator.proof import leave_one_out
-    from edgekit.analysis.estimator.proof_runs import leave_one_shape_out
+    from edgekit.analysis.estimator.proof import proof_of
+    from edgekit.analysis.estimator.proof_runs import proof_of_runs
     from edgekit.errors import InputError
     from edgekit.schema.measurements import load_measurements, measurement_names
     from edgekit.schema.own_runs import load_own_runs, own_runs_names
 
     if name in own_runs_names() or name.endswith(".json"):
-        return leave_one_shape_out(load_own_runs(name))
+        return proof_of_runs(load_own_runs(name))
     if name not in measurement_names():
         names = [*measurement_names(), *own_runs_names()]
         raise InputError(f"no measurements are called {name!r}", hint=f"measurements: {', '.join(names)}")
-    return leave_one_out(load_measurements(name))
+    return proof_of(load_measurements(name))

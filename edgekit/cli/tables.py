@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edgekit.analysis.catalogue import ModelFacts
     from edgekit.analysis.comparison import Comparison
     from edgekit.analysis.estimator.predict import Estimate
-    from edgekit.analysis.estimator.proof import Prediction
+    from edgekit.analysis.estimator.proof import Proof
     from edgekit.analysis.operators import Breakdown
     from edgekit.analysis.query import Answer
     from edgekit.deploy.doctor import Finding
@@ -276,14 +276,11 @@ def print_calibration(profile: DeviceProfile, output: Format) -> None:
     show(calibration_table(profile), output)
 
 
-def print_proof(predictions: Sequence[Prediction], output: Format) -> None:
+def print_proof(proof: Proof, output: Format) -> None:
     """Predictions beside what was measured."""
-    from edgekit.analysis.estimator.proof import summarize
-    from edgekit.analysis.estimator.proof_runs import summarize_runs
     from edgekit.reporting.estimate import proof_table
 
-    own = any(item.group for item in predictions)
-    show(proof_table(predictions, summarize_runs(predictions) if own else summarize(predictions)), output)
+    show(proof_table(proof), output)
 
 
 def print_recipes(recipes: Sequence[RecipeProfile], output: Format) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgekit.analysis.estimator.predict import GIB, Estimate
-from edgekit.analysis.estimator.proof import Prediction, Summary
+from edgekit.analysis.estimator.proof import Prediction, Proof, Summary
 from edgekit.reporting import formats
 from edgekit.reporting.tables import Column, Record, Table, column
 from edgekit.schema.device_profile import DeviceProfile
@@ -91,8 +91,9 @@ def rates_table(profile: DeviceProfile) -> Table:
     return Table(records, ("runtime", "threads", "work", "rate"), columns, notes, name="rates")
 
 
-def proof_table(predictions: Sequence[Prediction], summaries: Sequence[Summary]) -> Table:
-    """Predicted and measured, model by model; the notes say how far off on average."""
+def proof_table(proof: Proof) -> Table:
+    """Predicted and measured, model by model; the notes say how far off on average, and why a target is missed."""
+    predictions, summaries = proof.predictions, proof.summaries
     keys = (
         "quantity",
         "model",
@@ -129,7 +130,25 @@ def proof_table(predictions: Sequence[Prediction], summaries: Sequence[Summary])
         f"a straight line over parameters {item.naive_mean_error:.1%}."
         for item in summaries
     ]
+    for item in summaries:
+        quantity = item.quantity.partition(",")[0]
+        if item.mean_error > item.target and (item.quantity == quantity or quantity not in proof.remarks):
+            notes.append(f"{item.quantity} misses its target: {_residuals(item, predictions)}")
+            if quantity in proof.remarks:
+                notes.append(f"{quantity}: {proof.remarks[quantity]}")
     return Table(records, keys, columns, notes, name="estimate_proof")
+
+
+def _residuals(summary: Summary, predictions: Sequence[Prediction]) -> str:
+    """Mean errors of the models that are farthest off, with their sign."""
+    quantity, _, group = summary.quantity.partition(", ")
+    by_model: dict[str, list[float]] = {}
+    for item in predictions:
+        if item.quantity == quantity and group in ("", item.group):
+            by_model.setdefault(item.model, []).append(item.error)
+    means = {model: sum(errors) / len(errors) for model, errors in by_model.items()}
+    worst = sorted(means, key=lambda model: -abs(means[model]))[:3]
+    return "farthest off are " + ", ".join(f"{model} ({means[model]:+.0%})" for model in worst) + "."
 
 
 def _proof_value(record: Record, key: str) -> str:

@@ -44,6 +44,8 @@ class Measurements(Document, frozen=True, kw_only=True):
     #: Products ran on a GPU.
     offloaded: bool
     rows: list[MeasuredModel]
+    #: What is known of errors that remain, by quantity; shown where a target is missed.
+    remarks: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 def measurement_names() -> list[str]:

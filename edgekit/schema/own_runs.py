@@ -75,6 +75,8 @@ class OwnRuns(Document, frozen=True, kw_only=True):
     versions: dict[str, str]
     context: int
     rows: list[OwnRow]
+    #: What is known of errors that remain, by quantity; shown where a target is missed.
+    remarks: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 def own_runs_names() -> list[str]:

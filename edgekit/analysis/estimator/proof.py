@@ -57,6 +57,15 @@ class Summary:
     target: float
 
 
+@dataclass(frozen=True)
+class Proof:
+    """Everything predicted, how far off it is on average, and what is known of errors, by quantity."""
+
+    predictions: list[Prediction]
+    summaries: list[Summary]
+    remarks: dict[str, str]
+
+
 #: Mean absolute relative errors to stay within.
 TARGETS = {"decode": 0.08, "time to first token": 0.12, "memory": 0.05}
 
@@ -77,6 +86,12 @@ def leave_one_out(data: Measurements) -> list[Prediction]:
         *_predict(data, "time to first token", _prefill_features, lambda row: row.prefill_ms),
         *_predict_memory(data),
     ]
+
+
+def proof_of(data: Measurements) -> Proof:
+    """The proof on a published measurement."""
+    predictions = leave_one_out(data)
+    return Proof(predictions, summarize(predictions), data.remarks)
 
 
 def summarize(predictions: Sequence[Prediction]) -> list[Summary]:

@@ -11,7 +11,7 @@ from edgekit.analysis.accounting.resident import Request, resident
 from edgekit.analysis.configurations import configuration
 from edgekit.analysis.distributions import student_quantile
 from edgekit.analysis.estimator.fitting import MIN_MODELS, Case, cases_of, left_out
-from edgekit.analysis.estimator.proof import Prediction, Summary
+from edgekit.analysis.estimator.proof import Prediction, Proof, Summary
 from edgekit.errors import InputError
 from edgekit.schema.own_runs import OwnRow, OwnRuns
 from edgekit.schema.recipe import load_recipe
@@ -31,6 +31,12 @@ class _Line:
 
     def at(self, parameters: float) -> float:
         return self.base + self.slope * parameters
+
+
+def proof_of_runs(data: OwnRuns) -> Proof:
+    """The proof on runs of our own (errors as :func:`leave_one_shape_out`)."""
+    predictions = leave_one_shape_out(data)
+    return Proof(predictions, summarize_runs(predictions), data.remarks)
 
 
 def leave_one_shape_out(data: OwnRuns, prior: Mapping[str, float] | None = None) -> list[Prediction]:
