@@ -109,12 +109,14 @@ def export(plan: dict[str, Any], folder: Path) -> None:
             print(f"{source}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
 
 
-def measure(plan: dict[str, Any], folder: Path, minutes: float, repetitions: int | None) -> bool:
+def measure(plan: dict[str, Any], folder: Path, minutes: float, repetitions: int | None, threads: int | None) -> bool:
     """Measure shapes that were not, one session each, until the time is over; whether all are measured then."""
     import edgekit
     from edgekit.schema.protocol import Protocol
 
     own = {key: plan[key] for key in ("prompts", "generates", "depths", "decode_depths", "threads")}
+    if threads is not None:
+        own["threads"] = [threads]
     protocol = Protocol(
         schema_version=Protocol.SCHEMA_VERSION,
         name=plan["name"],
@@ -169,12 +171,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("build/estimates"))
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--repetitions", type=int, help="rounds of each test [default: the plan's]")
+    parser.add_argument("--threads", type=int, help="measure with so many threads only [default: the plan's]")
     options = parser.parse_args()
     plan = read_plan()
     if options.step == "export":
         export(plan, options.folder / "bundles")
     elif options.step == "measure":
-        done = measure(plan, options.folder, options.minutes, options.repetitions)
+        done = measure(plan, options.folder, options.minutes, options.repetitions, options.threads)
         print("all are measured" if done else "some are left to measure: run it again", file=sys.stderr)
 
     else:

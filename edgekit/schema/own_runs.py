@@ -23,6 +23,8 @@ class OwnTest(msgspec.Struct, frozen=True, kw_only=True):
     low_s: float
     high_s: float
     samples: int
+    #: ``on CPU``: other programs had the CPU, too, and only the thread's own time on it is counted.
+    clock: Literal["passed", "on CPU"] = "passed"
 
 
 class OwnMemory(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,10 @@ What the parts follow from was counted page by page on Linux x86_64 (onnxruntime
 - onnxruntime maps the weights' file. Quantized weights are read where they lie; 32-bit floats are packed into private
   copies, whose file pages go when they are read. A tied matrix is mapped once for the head and once for the embedding.
 - ExecuTorch maps the program; XNNPACK packs every product's weights into private copies and lets the file's pages go.
-- Of an embedding only the pages around the rows that were looked up are resident: the kernel maps 64 KiB at a fault.
+- Of an embedding only the pages around the rows that were looked up are resident.
+- Activations are the longest pass's tokens times the widest value between two operators (gate and up, or query, key and
+  value) times a number of such values that are alive or kept by the runtime's allocator; XNNPACK with rounded
+  activations holds an old workspace while it makes a larger one.
 """
 
 from __future__ import annotations
@@ -18,12 +21,23 @@ from edgekit.analysis.accounting.memory import working_bytes
 from edgekit.analysis.accounting.stored import stored_bytes
 from edgekit.schema.recipe import RecipeProfile
 
-#: Bytes that the kernel maps around a fault of a mapped file, where they are in the page cache (fault_around_bytes).
-FAULT_AROUND = 64 * 1024
+#: Bytes that become resident around a row of a mapped file: 64 KiB (fault_around_bytes) at least, more where the page
+#: cache holds larger folios. Seen: 80 to 800 KiB on Linux 6.
+FAULT_AROUND = 640 * 1024
+#: Values of the widest kind that the longest pass holds, by runtime and whether a product's input is rounded
+#: (executorch) or its weights are integers (onnxruntime).
+_WIDEST = {
+    ("onnxruntime", False): 4.2,
+    ("onnxruntime", True): 3.5,
+    ("executorch", False): 4.8,
+    ("executorch", True): 6.1,
+}
 _FLOAT = 4
+#: Lookups after which a whole table is resident.
+MANY_TOKENS = 1_000_000
 #: What a runtime takes whatever the model, in bytes, and the spread of the whole beside what was measured (a standard
 #: deviation of the logarithm): medians over our own runs (`edgekit estimate --proof x86-2-cores`).
-PROCESS_BYTES = {"onnxruntime": 36 << 20, "executorch": 11 << 20}
+PROCESS_BYTES = {"onnxruntime": 35 << 20, "executorch": 10 << 20}
 SPREAD = {"onnxruntime": 0.05, "executorch": 0.05}
 
 
@@ -92,7 +106,8 @@ def _onnxruntime(decoder: Decoder, formats: Formats, classes: dict[str, int], re
         else:
             mapped += weights
     working = working_bytes(decoder, context=request.context, prompt=request.longest_pass, filled=request.filled)
-    return Resident(mapped, private, working.kv_touched, working.activations + working.state + working.logits)
+    quantized = formats.linear.scheme != "float"
+    return Resident(mapped, private, working.kv_touched, _activations(decoder, "onnxruntime", quantized, request))
 
 
 def _executorch(decoder: Decoder, formats: Formats, classes: dict[str, int], request: Request) -> Resident:
@@ -101,7 +116,13 @@ def _executorch(decoder: Decoder, formats: Formats, classes: dict[str, int], req
     head = embedding if shared else sum(classes.get(kind, 0) for kind in ("head", "head scales"))
     private = head + sum(classes.get(kind, 0) for kind in ("linear", "linear scales", "norms and biases"))
     mapped = looked_up(embedding, request.tokens) + classes.get("rotary tables", 0) + classes["graph"]
-    working = working_bytes(decoder, context=request.context, prompt=request.longest_pass, filled=request.filled)
     # A cache position holds all heads of a token: whole rows are touched.
     cache = decoder.cache_elements(request.filled) * _FLOAT
-    return Resident(mapped, private, cache, working.activations + working.state + working.logits)
+    dynamic = formats.linear.scheme == "dynamic"
+    return Resident(mapped, private, cache, _activations(decoder, "executorch", dynamic, request))
+
+
+def _activations(decoder: Decoder, runtime: str, integers: bool, request: Request) -> int:
+    widest = max(layer.widest for layer in decoder.layers)
+    values = _WIDEST[runtime, integers] * widest * max(request.longest_pass, 1)
+    return int(values + decoder.state_elements + decoder.vocabulary) * _FLOAT

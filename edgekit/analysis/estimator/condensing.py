@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from edgekit.analysis import memory, metrics
 from edgekit.analysis.load import RunData
 from edgekit.errors import InputError
+from edgekit.schema.event import TrialResult
 from edgekit.schema.own_runs import OwnMemory, OwnRow, OwnRuns, OwnTest
+
+#: Share of a trial's time in which its threads must have had their CPUs for the time that passed to count.
+QUIET_SHARE = 0.97
 
 
 def condense(runs: Sequence[tuple[str, RunData]], *, name: str, title: str) -> OwnRuns:
@@ -43,28 +48,32 @@ def condense(runs: Sequence[tuple[str, RunData]], *, name: str, title: str) -> O
     )
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """Seconds of one trial, and the share of them in which its threads had their CPUs."""
+
+    seconds: float
+    on_cpu: float
+
+
 def rows_of(source: str, run: RunData) -> Iterable[OwnRow]:
-    """One row for each number of threads that a run had."""
-    found = metrics.samples(run)
+    """One row for each number of threads that a run had.
+
+    A trial in which another program had the CPU for more than a little of the time says how busy the machine was:
+    with one thread its time on the CPU is taken instead of the time that passed, with several it is left out.
+    """
+    found: dict[metrics.Test, list[_Sample]] = {}
+    for data in run.launches:
+        for trial, result in metrics.counted_trials(data):
+            test = metrics.key_of(trial, data.launch.threads)
+            found.setdefault(test, []).append(_sample(test, result))
     loads = metrics.load_times(run)
     warm = sorted(loads.warm)
     for threads in sorted({test.threads for test in found}):
         tests = []
-        for test, samples in found.items():
-            if test.threads != threads or not samples:
-                continue
-            seconds = sorted(sample.seconds / (test.tokens if test.kind == "decode" else 1) for sample in samples)
-            tests.append(
-                OwnTest(
-                    kind=test.kind,
-                    tokens=test.tokens,
-                    depth=test.depth,
-                    median_s=_median(seconds),
-                    low_s=seconds[0],
-                    high_s=seconds[-1],
-                    samples=len(seconds),
-                )
-            )
+        for test, samples in sorted(found.items(), key=lambda item: item[0].order):
+            if test.threads == threads and (made := _test(test, samples)):
+                tests.append(made)
         yield OwnRow(
             source=source,
             runtime=run.bundle.runtime.name,
@@ -77,6 +86,33 @@ def rows_of(source: str, run: RunData) -> Iterable[OwnRow]:
             tests=tests,
             memory=_memory(run, threads),
         )
+
+
+def _sample(test: metrics.Test, result: TrialResult) -> _Sample:
+    passed = (result.end_ns - result.start_ns) / 1e9
+    ran, waited = sum(result.thread_run_ns or ()), sum(result.thread_wait_ns or ())
+    share = ran / (ran + waited) if ran else 1.0
+    if share < QUIET_SHARE and test.threads == 1:
+        passed = max(result.thread_run_ns or (0,)) / 1e9
+    return _Sample(passed / (test.tokens if test.kind == "decode" else 1), share)
+
+
+def _test(test: metrics.Test, samples: Sequence[_Sample]) -> OwnTest | None:
+    quiet = [sample for sample in samples if sample.on_cpu >= QUIET_SHARE]
+    chosen = quiet or (list(samples) if test.threads == 1 else [])
+    if not chosen:
+        return None
+    seconds = sorted(sample.seconds for sample in chosen)
+    return OwnTest(
+        kind=test.kind,
+        tokens=test.tokens,
+        depth=test.depth,
+        median_s=_median(seconds),
+        low_s=seconds[0],
+        high_s=seconds[-1],
+        samples=len(seconds),
+        clock="passed" if quiet else "on CPU",
+    )
 
 
 def _memory(run: RunData, threads: int) -> OwnMemory | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from edgekit.analysis.accounting.decoder import Decoder
 from edgekit.analysis.accounting.formats import formats_of
 from edgekit.analysis.accounting.memory import WorkingBytes, working_bytes
-from edgekit.analysis.accounting.resident import PROCESS_BYTES, SPREAD, Request, Resident, resident
+from edgekit.analysis.accounting.resident import MANY_TOKENS, PROCESS_BYTES, SPREAD, Request, Resident, resident
 from edgekit.analysis.accounting.stored import StoredBytes, stored_bytes
 from edgekit.analysis.estimator.amounts import amounts
 from edgekit.analysis.estimator.rating import DEVIATE, UsedRates, rate_of, rates_for
@@ -116,7 +116,8 @@ def estimate(
     process = device.overheads.process_mib * MIB if runtime == "onnxruntime" else PROCESS_BYTES[runtime]
     seen = Request(context, prompt, prompt + generated, prompt + generated)
     peak = _memory("peak memory", resident(decoder, recipe, runtime, seen), runtime, process)
-    filled = dataclasses.replace(seen, filled=context, tokens=context)
+    # One conversation after the other looks up every row in the end.
+    filled = dataclasses.replace(seen, filled=context, tokens=MANY_TOKENS)
     full = _memory("memory, context full", resident(decoder, recipe, runtime, filled), runtime, process)
     available = int(size * GIB * device.memory.available_share)
     first = amounts(decoder, formats, runtime, new=prompt, depth=0)
