@@ -7,37 +7,21 @@ release. Its libraries lie beside it and are found there (``$ORIGIN``), on this 
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 import subprocess
-import zipfile
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from edgekit.deploy.cache import locked, publish, scratch, storage_errors
 from edgekit.deploy.elf import require_machine
+from edgekit.deploy.executorch_package import LIBRARIES, SUPPORTED, ensure_package
 from edgekit.deploy.probe_build import BUILD_TIMEOUT_S, own_version, probe_sources, sources_digest
-from edgekit.deploy.runtime_library import fetch_wheel
-from edgekit.deploy.toolchain import Toolchain, find_toolchain, host_abi
-from edgekit.errors import InputError, UnsupportedError
+from edgekit.deploy.toolchain import Toolchain, find_toolchain
+from edgekit.errors import UnsupportedError
 from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.resources import cache_dir, device_scripts_dir
 
 BINARY_NAME = "edgekit-probe-executorch"
-
-#: What the probe links, in link order.
-LIBRARIES = (
-    "libexecutorch_kernels_optimized.so",
-    "libexecutorch_kernels_quantized.so",
-    "libexecutorch_backend_xnnpack.so",
-    "libexecutorch_threadpool.so",
-    "libexecutorch_etdump.so",
-    "libexecutorch.so",
-)
-
-#: Other releases have another C++ interface or another program format.
-SUPPORTED = ("1.5.1",)
 
 _COMPILE = (
     "-std=c++17",
@@ -81,13 +65,13 @@ def ensure_executorch_probe(version: str, abi: str, *, progress: Progress = sile
             f"the bundle is for ExecuTorch {version}; the probe is made for {', '.join(SUPPORTED)}",
             hint="export it again with this edgekit",
         )
-    toolchain = find_toolchain(abi)
+    toolchain = find_toolchain(abi, gnu=True)
     if toolchain.kind != "gcc":
         raise UnsupportedError(
             f"build the ExecuTorch probe for {abi} with {toolchain.kind}: ExecuTorch's libraries need GCC's libstdc++",
             hint="install a g++ for that ABI, and unset EDGEKIT_TOOLCHAIN",
         )
-    package = _ensure_package(version, abi, progress)
+    package = ensure_package(version, abi, progress=progress)
     sources = [path for path in probe_sources() if path.name not in _NOT_OURS]
     sources += sorted((device_scripts_dir() / "probe" / "executorch").iterdir())
     digest = sources_digest(sources)
@@ -169,74 +153,3 @@ def _compile(command: list[str], folder: Path, toolchain: Toolchain) -> None:
             f"build the ExecuTorch probe for {toolchain.abi}: {command[0]} failed with exit code {done.returncode}",
             detail=done.stderr[-4000:],
         )
-
-
-def _ensure_package(version: str, abi: str, progress: Progress) -> Path:
-    """Headers and libraries of a release for an ABI: ``include/`` and ``lib/``."""
-    folder = cache_dir() / "runtimes" / "executorch" / version / abi
-    package = folder / "package"
-    if _whole(package):
-        return package
-    with locked(folder):
-        if not _whole(package):
-            # Left by an edition of ours that needed fewer libraries.
-            shutil.rmtree(package, ignore_errors=True)
-            with scratch(folder) as making:
-                target = making / "package"
-                if not _copy_installed(version, abi, target):
-                    wheel = fetch_wheel("executorch", version, abi, making, progress)
-                    _extract(wheel, target)
-                for name in LIBRARIES:
-                    if not (target / "lib" / name).is_file():
-                        raise InputError(f"ExecuTorch {version} for {abi} has no {name}")
-                    require_machine(target / "lib" / name, abi)
-                with storage_errors(folder):
-                    target.rename(package)
-    return package
-
-
-def _whole(package: Path) -> bool:
-    return all((package / "lib" / name).is_file() for name in LIBRARIES)
-
-
-def _copy_installed(version: str, abi: str, target: Path) -> bool:
-    if abi != host_abi():
-        return False
-    try:
-        distribution = metadata.distribution("executorch")
-    except metadata.PackageNotFoundError:
-        return False
-    if distribution.version != version:
-        return False
-    for file in distribution.files or []:
-        inside = _wanted(file.as_posix())
-        if inside is not None:
-            with storage_errors(target.parent):
-                (target / inside).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(str(file.locate()), target / inside)
-    return target.is_dir()
-
-
-def _extract(wheel: Path, target: Path) -> None:
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            for entry in archive.infolist():
-                inside = _wanted(entry.filename)
-                if inside is None:
-                    continue
-                with storage_errors(target.parent):
-                    (target / inside).parent.mkdir(parents=True, exist_ok=True)
-                    with archive.open(entry) as source, (target / inside).open("wb") as sink:
-                        shutil.copyfileobj(source, sink)
-    except zipfile.BadZipFile as error:
-        raise InputError(f"read {wheel.name}: {error}") from error
-
-
-def _wanted(name: str) -> str | None:
-    """A member's path below the package, or None for what is not needed (or tries to leave the folder)."""
-    if ".." in PurePosixPath(name).parts:
-        return None
-    match = re.fullmatch(r"executorch/(include/.+\.h|lib/(.+\.so))", name)
-    if match is None or (match[2] and match[2] not in LIBRARIES):
-        return None
-    return match[1]

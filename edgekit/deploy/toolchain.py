@@ -91,13 +91,21 @@ def host_abi() -> str | None:
     return abi if sys.platform == "linux" and abi in ABIS else None
 
 
-def find_toolchain(abi: str, *, environ: Mapping[str, str] = os.environ, which: Which = shutil.which) -> Toolchain:
+def find_toolchain(
+    abi: str, *, gnu: bool = False, environ: Mapping[str, str] = os.environ, which: Which = shutil.which
+) -> Toolchain:
     """The compiler to use for an ABI.
 
     Linux: for the host's own ABI its g++ or clang++, else zig. For another one zig first,
     where it is installed: a board's C library is often older than the host's, and what a
     cross g++ builds needs the host's, or nearly (see ``BuildRecord.glibc``). Android: an NDK, since nothing else
     brings Android's C library.
+
+    Args:
+        abi: one of :data:`ABIS`.
+        gnu: on Linux only compilers with GCC's C++ library: what is linked was built with it.
+        environ: where the toolchain may be forced and Android's NDK is named.
+        which: finds programs.
 
     Raises:
         UnsupportedError: not an ABI of ours.
@@ -114,14 +122,15 @@ def find_toolchain(abi: str, *, environ: Mapping[str, str] = os.environ, which: 
         finders: list[Callable[[], Toolchain | None]] = []
         if forced != "zig":
             finders.append(lambda: _gcc(abi, which))
-        if forced != "gcc":
+        if forced != "gcc" and not (gnu and forced != "zig"):
             finders.append(lambda: _zig(abi))
         if abi != host_abi():
             finders.reverse()
         found = next((toolchain for finder in finders if (toolchain := finder()) is not None), None)
     if found is None:
+        kind = forced or ("gcc" if gnu else None)
         raise MissingToolError(
-            f"no C++ compiler for {abi} on this machine", hint=install_command(abi, forced=forced or None, which=which)
+            f"no C++ compiler for {abi} on this machine", hint=install_command(abi, forced=kind, which=which)
         )
     return found
 
@@ -132,6 +141,8 @@ def install_command(abi: str, *, forced: str | None = None, which: Which = shuti
         return "install Android's NDK (sdkmanager 'ndk;28.2.13676358') and set ANDROID_NDK_HOME to its folder"
     if forced != "zig" and which("apt-get"):
         return "apt-get install g++" if abi == host_abi() else f"apt-get install {_DEBIAN_PACKAGE[ABI_MACHINE[abi]]}"
+    if forced == "gcc":
+        return f"install a g++ that builds for {_TRIPLE[ABI_MACHINE[abi]]}"
     return f"{Path(sys.executable).name} -m pip install {ZIG_REQUIREMENT}"
 
 

@@ -62,6 +62,15 @@ def test_zig_serves_other_abis_first_and_the_own_last(zig: None) -> None:
     assert find_toolchain("linux-x86_64", environ={}, which=having()).command[-1] == "x86_64-linux-gnu.2.28"
 
 
+def test_what_links_gnus_library_is_not_built_with_zig(zig: None) -> None:
+    found = find_toolchain("linux-arm64", gnu=True, environ={}, which=having("aarch64-linux-gnu-g++"))
+    assert found.kind == "gcc"
+    for which, hint in ((having("apt-get"), "g++-aarch64-linux-gnu"), (having(), "aarch64-linux-gnu")):
+        with pytest.raises(MissingToolError) as caught:
+            find_toolchain("linux-arm64", gnu=True, environ={}, which=which)
+        assert hint in str(caught.value.hint)
+
+
 def test_forced_toolchain(zig: None) -> None:
     everything = having("g++", "aarch64-linux-gnu-g++")
     forced = {"EDGEKIT_TOOLCHAIN": "zig"}

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig
 
-from edgekit.deploy.executorch_probe import SUPPORTED, ExecutorchProbe, ensure_executorch_probe
+from edgekit.deploy.executorch_package import SUPPORTED, ensure_package
+from edgekit.deploy.executorch_probe import ExecutorchProbe, ensure_executorch_probe
 from edgekit.errors import UnsupportedError
 from edgekit.resources import device_scripts_dir
 from edgekit.schema import codec
@@ -67,7 +68,7 @@ def kernel(built: ExecutorchProbe, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("kernel")
     (folder / "loop.cpp").write_text(LOOP)
     sources = device_scripts_dir() / "probe" / "executorch"
-    package = module._ensure_package(VERSION, built.probe.parent.parent.name, lambda event: None)
+    package = ensure_package(VERSION, built.probe.parent.parent.name)
     command = ["g++", *module._COMPILE, "-ffast-math", "-shared", "-fPIC", "-o", str(folder / "kernel.so")]
     command += [f"-I{sources}", f"-isystem{package / 'include'}", str(sources / "attention.cpp")]
     command += [str(folder / "loop.cpp"), f"-L{built.probe.parent}", "-l:libexecutorch_threadpool.so"]
