@@ -57,12 +57,13 @@ def calibrate(
     """
     import re
     from datetime import UTC, datetime
+    from functools import partial
 
     import msgspec
 
     from edgekit.analysis.calibration import profile_from
+    from edgekit.deploy.install import install_program
     from edgekit.deploy.probe_build import CALIBRATION_NAME, ensure_calibration
-    from edgekit.deploy.push import push_files
     from edgekit.device import facts
     from edgekit.device.discover import resolve
     from edgekit.errors import HostStorageError, InputError
@@ -80,8 +81,9 @@ def calibrate(
     known = facts.gather(target)
     where = calibrating.places(known, threads)
     check_writable(folder, doing=f"write a device profile into {folder}")
-    program = ensure_calibration(known.abi, progress=progress)
-    placed = push_files(target, {CALIBRATION_NAME: program}, progress=progress)[CALIBRATION_NAME]
+    placed = install_program(
+        target, known.abi, CALIBRATION_NAME, partial(ensure_calibration, progress=progress), progress=progress
+    )
     found = calibrating.calibrate_device(
         target,
         placed,

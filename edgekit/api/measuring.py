@@ -199,6 +199,10 @@ def measure(asked: Measurement) -> list[Path]:
         for folder, manifest in zip(asked.folders, asked.manifests, strict=True)
     ]
     installed = [install_probe(target, kit, progress=progress) for kit in kits]
+    versions = {"edgekit": __version__, "python": platform.python_version(), "host": platform.platform()}
+    for kit in installed:
+        if kit.c_library is not None:
+            versions["c_library"] = kit.c_library
     session = Session(
         device=target,
         facts=known,
@@ -206,7 +210,7 @@ def measure(asked: Measurement) -> list[Path]:
             Target(
                 bundle=manifest,
                 model_path=place.model_path,
-                probe_path=kit.probe_path,
+                probe_command=kit.command,
                 library_path=kit.library_path,
                 kernel_paths=kit.kernel_paths,
                 operator_map=folder / OPERATOR_MAP if (folder / OPERATOR_MAP).is_file() else None,
@@ -215,7 +219,7 @@ def measure(asked: Measurement) -> list[Path]:
         ],
         protocol=measured,
         runs_dir=asked.out,
-        versions={"edgekit": __version__, "python": platform.python_version(), "host": platform.platform()},
+        versions=versions,
         command=sys.argv,
         allow_unfaithful=asked.allow_unfaithful,
         leave_on_device=asked.leave_on_device,

@@ -53,7 +53,7 @@ def places(facts: DeviceFacts, threads: Sequence[int] | None = None) -> list[lis
 
 def calibrate_device(
     device: Device,
-    program: str,
+    program: Sequence[str],
     where: Sequence[Sequence[int]],
     *,
     rounds: int = DEFAULT_ROUNDS,
@@ -61,11 +61,11 @@ def calibrate_device(
     buffer_bytes: int | None = None,
     progress: Progress = silent,
 ) -> Calibration:
-    """Run the program at ``program`` on a device over the sets of CPUs ``where``.
+    """Run the calibration program on a device over the sets of CPUs ``where``.
 
     Args:
         device: where it lies.
-        program: its path there.
+        program: the command that starts it there.
         where: as from :func:`places`.
         rounds: samples of each quantity and set of CPUs.
         seconds: after which no further round begins; one round is always measured.
@@ -96,7 +96,7 @@ def calibrate_device(
             found.append(event)
 
     text = "/".join(",".join(map(str, place)) for place in where)
-    command = [program, "--places", text, "--rounds", str(rounds), "--seconds", f"{seconds:g}"]
+    command = [*program, "--places", text, "--rounds", str(rounds), "--seconds", f"{seconds:g}"]
     if buffer_bytes is not None:
         command += ["--buffer", str(buffer_bytes)]
     done = device.stream(command, on_stdout=follow, timeout=seconds + _EXTRA_S)

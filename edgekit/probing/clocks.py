@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 
 from edgekit.device.base import Device
 from edgekit.errors import EdgekitError
@@ -15,8 +16,13 @@ ROUND_TRIPS = 5
 TIMEOUT_S = 10.0
 
 
-def read_clock(device: Device, probe: str, *, count: int = ROUND_TRIPS) -> list[ClockReading]:
+def read_clock(device: Device, probe: Sequence[str], *, count: int = ROUND_TRIPS) -> list[ClockReading]:
     """Ask the device for its clock ``count`` times, noting this host's before and after.
+
+    Args:
+        device: where.
+        probe: the command that starts the probe there.
+        count: of round trips.
 
     What fails is left out: a session is no worse for it, only its timeline is less exact.
     """
@@ -25,7 +31,7 @@ def read_clock(device: Device, probe: str, *, count: int = ROUND_TRIPS) -> list[
         unix = time.time_ns()
         before = time.monotonic_ns()
         with contextlib.suppress(EdgekitError, ValueError):
-            answer = device.run([probe, "--clock"], timeout=TIMEOUT_S)
+            answer = device.run([*probe, "--clock"], timeout=TIMEOUT_S)
             after = time.monotonic_ns()
             if answer.exit_code == 0:
                 reading = ClockReading(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -45,13 +46,13 @@ class LaunchOutcome:
 
 
 def launch_probe(
-    device: Device, *, probe: str, work_dir: str, plan: Plan, folder: Path, launch: Launch
+    device: Device, *, probe: Sequence[str], work_dir: str, plan: Plan, folder: Path, launch: Launch
 ) -> LaunchOutcome:
     """Run the probe once.
 
     Args:
         device: where.
-        probe: the probe's path there.
+        probe: the command that starts the probe there.
         work_dir: the launch's folder there. It keeps the plan and a second copy of the events, so that
             a lost connection loses nothing (see :mod:`edgekit.probing.recovery`).
         plan: what to do; pushed as ``plan.json``.
@@ -67,7 +68,7 @@ def launch_probe(
     received = 0
     flooded = threading.Event()
 
-    command = [probe, "--plan", remote_plan, "--events", "-", "--copy", f"{work_dir}/events.jsonl"]
+    command = [*probe, "--plan", remote_plan, "--events", "-", "--copy", f"{work_dir}/events.jsonl"]
     profile = profile_file(plan.artefact)
     if plan.profile:
         command += ["--profile", f"{work_dir}/{profile}"]

@@ -75,8 +75,8 @@ class Target:
 
     bundle: Bundle
     model_path: str
-    #: The probe and the runtime library that execute it there.
-    probe_path: str
+    #: How the probe is started there, and the runtime library it executes the bundle with.
+    probe_command: tuple[str, ...]
     library_path: str
     #: Libraries with faster operators than the runtime's own.
     kernel_paths: tuple[str, ...] = ()
@@ -186,7 +186,7 @@ class Session:
     def _read_clock(self) -> list[ClockReading]:
         # Every probe tells the same clock; that of onnxruntime starts faster, having no library to load.
         probes = sorted(self.targets, key=lambda target: target.bundle.runtime.name != "onnxruntime")
-        return read_clock(self.device, probes[0].probe_path)
+        return read_clock(self.device, probes[0].probe_command)
 
     def _run_all(
         self, writers: list[RunWriter], threads: Sequence[int], rounds: Rounds, gate: Gate | None
@@ -271,7 +271,7 @@ class Session:
                 pending = msgspec.structs.replace(pending, before=conditions.read(self.device))
             outcome = launch_probe(
                 self.device,
-                probe=target.probe_path,
+                probe=target.probe_command,
                 work_dir=f"{recovery.runs_dir(self.device)}/{writer.run.id}/{pending.directory}",
                 plan=plan,
                 folder=folder,

@@ -125,14 +125,14 @@ def test_a_real_device_with_a_skewed_clock(tmp_path: Path, skew: int) -> None:
     )
     probe.chmod(0o755)
     device = LocalDevice()
-    begin = read_clock(device, str(probe), count=3)
+    begin = read_clock(device, [str(probe)], count=3)
     time.sleep(0.3)
-    found = align(Clocks(begin=begin, end=read_clock(device, str(probe), count=3)))
+    found = align(Clocks(begin=begin, end=read_clock(device, [str(probe)], count=3)))
     assert found is not None
     assert not found.jumped
     for host in (begin[0].host_before_ns, (found.host_ns[0] + found.host_ns[-1]) // 2, found.host_ns[-1]):
         truth = host + skew + (host - start) * ppm // 1_000_000
         assert abs(found.device_ns(host) - truth) <= found.error_ns(host)
     probe.write_text("#!/bin/sh\necho none\n")
-    assert read_clock(device, str(probe), count=2) == []
-    assert read_clock(device, str(tmp_path / "missing"), count=2) == []
+    assert read_clock(device, [str(probe)], count=2) == []
+    assert read_clock(device, [str(tmp_path / "missing")], count=2) == []

@@ -181,6 +181,17 @@ class Board:
         """Run a command of the board on the board, past adbd."""
         return self.enter(["chroot", str(self.root), *argv], check=check)
 
+    def hide_c_library(self, getprop: Path | None = None) -> None:
+        """Leave nothing on the board but busybox: no C library, no loader, no program that needs them.
+
+        What runs already (adbd) goes on. There is no way back but a restart.
+
+        Args:
+            getprop: recorded properties of a phone, for the board to tell as its own.
+        """
+        more = [str(getprop)] if getprop is not None else []
+        self.enter([str(HERE / "hide_c_library.sh"), str(self.root), *more])
+
     def remount(self, options: str) -> None:
         """Change the options of ``/data/local/tmp`` (``ro,bind``, ``rw,bind``)."""
         self.enter(["mount", "-o", f"remount,{options}", f"{self.root}/data/local/tmp"])

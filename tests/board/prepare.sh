@@ -34,20 +34,22 @@ for arch; do
         [ -e /proc/sys/fs/binfmt_misc/register ] || mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
         [ -e /proc/sys/fs/binfmt_misc/qemu-aarch64 ] || update-binfmts --enable qemu-aarch64
     fi
-    packages=adbd,procps
-    # Android's shell and tools, and those of small boards: our scripts must run with each. One architecture is enough.
-    [ "$arch" = arm64 ] || packages=$packages,busybox-static,mksh,toybox
+    # Busybox is all that is left on a board whose C library is hidden.
+    packages=adbd,procps,busybox-static
+    # Android's shell and tools: our scripts must run with each. One architecture is enough.
+    [ "$arch" = arm64 ] || packages=$packages,mksh,toybox
     root=$cache/$release-$arch
     # One build at a time, also between several test runs.
     (
         flock 9
         if [ "$(cat "$root/.complete" 2>/dev/null)" != "$packages" ]; then
-            rm -rf "$root.tmp"
+            rm -rf "$root.tmp" "$root.old"
             mmdebstrap --quiet --arch="$arch" --variant=minbase --include="$packages" "$release" "$root.tmp"
             # Where a board's storage and an emulated board's processor description are mounted.
             mkdir -p "$root.tmp/data/local/tmp"
             echo "$packages" >"$root.tmp/.complete"
-            rm -rf "$root"
+            # Boards that run now keep what they have.
+            [ ! -e "$root" ] || mv "$root" "$root.old"
             mv "$root.tmp" "$root"
         fi
     ) 9>"$cache/$release-$arch.lock"

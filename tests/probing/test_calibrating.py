@@ -135,7 +135,7 @@ def test_products_of_every_instruction_set_are_right(program: Path) -> None:
 
 def test_a_cpu_that_is_not_there_is_an_error(program: Path) -> None:
     with pytest.raises(ProbeError) as caught:
-        calibrate_device(LocalDevice(), str(program), [[len(os.sched_getaffinity(0)) + 500]], rounds=1, seconds=1)
+        calibrate_device(LocalDevice(), [str(program)], [[len(os.sched_getaffinity(0)) + 500]], rounds=1, seconds=1)
     assert "restrict the probe to CPUs" in str(caught.value)
     assert "Next:" in str(caught.value)
 
@@ -151,7 +151,7 @@ def test_a_program_that_says_nonsense(tmp_path: Path) -> None:
         script.write_text(f"#!/bin/sh\necho '{text}'\n")
         script.chmod(0o755)
         with pytest.raises(ProbeError):
-            calibrate_device(LocalDevice(), str(script), [[0]], rounds=1, seconds=1)
+            calibrate_device(LocalDevice(), [str(script)], [[0]], rounds=1, seconds=1)
 
 
 def test_places_begin_with_the_fastest_cluster() -> None:

@@ -440,6 +440,11 @@ void Calibration::run() {
 }  // namespace edgekit
 
 int main(int argc, char** argv) {
+  if (argc == 2 && std::strcmp(argv[1], "--clock") == 0) {
+    // For the host, which sees that the program starts here; as the probe does.
+    std::printf("%lld\n", static_cast<long long>(edgekit::now_ns()));
+    return 0;
+  }
   edgekit::Arguments arguments;
   if (!edgekit::parse_arguments(argc, argv, arguments)) {
     std::fputs(edgekit::kUsage, stderr);
