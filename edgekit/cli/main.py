@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "recipes": ("edgekit.cli.recipes", "List the quantization recipes."),
     "survey": ("edgekit.cli.survey", "Test a published survey's claims on models of your own."),
     "doctor": ("edgekit.cli.doctor", "Say what is missing on this machine, and what installs it."),
+    "add-runtime": ("edgekit.cli.add_runtime", "Add a runtime for Android from its archive."),
     "build-probe": ("edgekit.cli.build_probe", "Build the native probe."),
     "schema": ("edgekit.cli.schema", "Print the JSON Schema of a document."),
 }

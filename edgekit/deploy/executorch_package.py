@@ -1,18 +1,21 @@
-"""ExecuTorch's headers and libraries for an ABI, from its own PyPI wheel."""
+"""ExecuTorch's headers and libraries for an ABI: from its own PyPI wheel, for Android from its Maven archive."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import zipfile
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
+from edgekit.deploy.android_archive import fetch_hint, library_folder
+from edgekit.deploy.c_library import LINUX_ABI
 from edgekit.deploy.cache import locked, scratch, storage_errors
 from edgekit.deploy.elf import require_machine
 from edgekit.deploy.runtime_library import fetch_wheel
 from edgekit.deploy.toolchain import host_abi
-from edgekit.errors import InputError
+from edgekit.errors import InputError, UnsupportedError
 from edgekit.progress import Progress, silent
 from edgekit.resources import cache_dir
 from edgekit.schema.integrity import sha256_file
@@ -51,21 +54,46 @@ KNOWN_SHA256 = {
 }
 
 
-def ensure_package(version: str, abi: str, *, progress: Progress = silent) -> Path:
-    """A folder with a release's headers and libraries for an ABI: ``include/`` and ``lib/``.
+@dataclass(frozen=True)
+class ExecutorchPackage:
+    """What the probe is compiled with and linked to.
+
+    Attributes:
+        include: the headers.
+        libraries: in link order, the runtime itself last.
+    """
+
+    include: Path
+    libraries: tuple[Path, ...]
+
+
+def ensure_package(version: str, abi: str, *, progress: Progress = silent) -> ExecutorchPackage:
+    """A release's headers and libraries for an ABI.
 
     From the cache, the installed package, or PyPI; without network once it is cached. Safe to
     call from several processes at once.
 
     Raises:
+        UnsupportedError: for Android, its archive was not added yet.
         MissingToolError: it could not be fetched.
         InputError: what was fetched or cached is not what the release holds.
         HostStorageError: the cache cannot be written.
     """
+    if abi in LINUX_ABI:
+        libraries = sorted(
+            library_folder("executorch", version, abi).glob("*.so"), key=lambda path: path.name == LIBRARIES[-1]
+        )
+        if not libraries or libraries[-1].name != LIBRARIES[-1]:
+            raise UnsupportedError(
+                f"ExecuTorch {version} for {abi} is not on PyPI", hint=fetch_hint("executorch", version, abi)
+            )
+        # Archives hold no headers; the release's are the same for every system.
+        return ExecutorchPackage(ensure_package(version, LINUX_ABI[abi], progress=progress).include, tuple(libraries))
     folder = cache_dir() / "runtimes" / "executorch" / version / abi
     package = folder / "package"
+    made = ExecutorchPackage(package / "include", tuple(package / "lib" / name for name in LIBRARIES))
     if _whole(package):
-        return package
+        return made
     with locked(folder):
         if not _whole(package):
             # Left by an edition of ours that needed fewer libraries.
@@ -78,7 +106,7 @@ def ensure_package(version: str, abi: str, *, progress: Progress = silent) -> Pa
                 _check(target, version, abi)
                 with storage_errors(folder):
                     target.rename(package)
-    return package
+    return made
 
 
 def _check(package: Path, version: str, abi: str) -> None:

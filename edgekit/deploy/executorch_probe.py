@@ -12,14 +12,16 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit.deploy.c_library import C_LIBRARY_VARIABLE
 from edgekit.deploy.cache import locked, publish, scratch, storage_errors
 from edgekit.deploy.elf import require_machine
-from edgekit.deploy.executorch_package import LIBRARIES, SUPPORTED, ensure_package
+from edgekit.deploy.executorch_package import SUPPORTED, ExecutorchPackage, ensure_package
 from edgekit.deploy.probe_build import BUILD_TIMEOUT_S, own_version, probe_sources, sources_digest
 from edgekit.deploy.toolchain import Toolchain, find_toolchain
 from edgekit.errors import UnsupportedError
 from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.resources import cache_dir, device_scripts_dir
+from edgekit.schema.integrity import sha256_file
 
 BINARY_NAME = "edgekit-probe-executorch"
 
@@ -66,7 +68,7 @@ def ensure_executorch_probe(version: str, abi: str, *, progress: Progress = sile
             hint="export it again with this edgekit",
         )
     toolchain = find_toolchain(abi, gnu=True)
-    if toolchain.kind != "gcc":
+    if toolchain.kind == "zig":
         raise UnsupportedError(
             f"build the ExecuTorch probe for {abi} with {toolchain.kind}: ExecuTorch's libraries need GCC's libstdc++",
             hint="install a g++ for that ABI, and unset EDGEKIT_TOOLCHAIN",
@@ -78,19 +80,22 @@ def ensure_executorch_probe(version: str, abi: str, *, progress: Progress = sile
     commands = _commands(toolchain, sources, package, f"{own_version()}+{digest[:12]}", version)
     # The place of the package and of the output differ between machines and runs; what matters is hashed by name.
     described = "\0".join([abi, version, digest, toolchain.identity(), *_COMPILE, *toolchain.command])
+    if toolchain.kind == "ndk":
+        # The user's own archives: two of the same release may differ.
+        described += "\0".join(["", *map(sha256_file, package.libraries)])
     key = hashlib.sha256(described.encode()).hexdigest()[:32]
     folder = cache_dir() / "probes" / abi / f"executorch-{key}"
-    libraries = tuple(folder / name for name in LIBRARIES)
+    libraries = tuple(folder / path.name for path in package.libraries)
     made = ExecutorchProbe(folder / BINARY_NAME, libraries)
     if made.probe.is_file() and all(path.is_file() for path in libraries):
         return made
     with locked(folder):
         progress(ProgressEvent("build", detail=f"the ExecuTorch probe for {abi}"))
         with scratch(folder) as making:
-            for name in LIBRARIES:
+            for library in package.libraries:
                 with storage_errors(folder):
-                    shutil.copyfile(package / "lib" / name, making / name)
-                publish(making / name, folder / name)
+                    shutil.copyfile(library, making / library.name)
+                publish(making / library.name, folder / library.name)
             for command in commands:
                 _compile(command, making, toolchain)
             binary = making / BINARY_NAME
@@ -100,9 +105,9 @@ def ensure_executorch_probe(version: str, abi: str, *, progress: Progress = sile
 
 
 def _commands(
-    toolchain: Toolchain, sources: list[Path], package: Path, probe_version: str, version: str
+    toolchain: Toolchain, sources: list[Path], package: ExecutorchPackage, probe_version: str, version: str
 ) -> list[list[str]]:
-    include = package / "include"
+    include = package.include
     flags = [
         *toolchain.command,
         *_COMPILE,
@@ -120,13 +125,14 @@ def _commands(
         *(str(path) for path in rest),
         *(f"{path.stem}.o" for path in fast),
         "-s",
-        "-pthread",
+        # Android has no C++ library of its own.
+        *(("-static-libstdc++",) if toolchain.kind == "ndk" else ("-pthread",)),
         "-ldl",
         "-Wl,-rpath,$ORIGIN",
-        f"-L{package / 'lib'}",
+        f"-L{package.libraries[-1].parent}",
         # Backends and kernels register themselves when they are loaded; nothing else refers to them.
         "-Wl,--no-as-needed",
-        *(f"-l:{name}" for name in LIBRARIES),
+        *(f"-l:{path.name}" for path in package.libraries),
         "-o",
         BINARY_NAME,
     ]
@@ -152,4 +158,7 @@ def _compile(command: list[str], folder: Path, toolchain: Toolchain) -> None:
         raise UnsupportedError(
             f"build the ExecuTorch probe for {toolchain.abi}: {command[0]} failed with exit code {done.returncode}",
             detail=done.stderr[-4000:],
+            hint=f"{C_LIBRARY_VARIABLE}=bundled takes the libraries of GNU/Linux instead"
+            if toolchain.kind == "ndk"
+            else None,
         )

@@ -87,7 +87,8 @@ def ensure_runtime(name: str, version: str, abi: str, *, progress: Progress = si
             if abi.startswith("android-"):
                 raise UnsupportedError(
                     f"{name} {version} for {abi} is not on PyPI",
-                    hint=f"take {LIBRARY_NAME} from the AAR of Maven's onnxruntime-android, put it at {library}",
+                    hint=f"`edgekit add-runtime onnxruntime-android-{version}.aar` takes it from Maven's archive; "
+                    f"or put {LIBRARY_NAME} at {library}",
                 )
             with scratch(folder) as making:
                 origin = _installed(version, abi, making) or _download(name, version, abi, making, progress)

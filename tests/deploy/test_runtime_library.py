@@ -132,6 +132,7 @@ def test_android_says_where_to_take_it_and_takes_it_there(offline: None, empty_c
         ensure_runtime("onnxruntime", VERSION, "android-arm64-v8a")
     place = empty_cache / "runtimes" / "onnxruntime" / VERSION / "android-arm64-v8a" / "libonnxruntime.so"
     assert str(place) in str(caught.value.hint)
+    assert "edgekit add-runtime" in str(caught.value.hint)
     place.write_bytes(library_bytes("linux-x86_64"))
     with pytest.raises(UnsupportedError, match="built for x86_64"):
         ensure_runtime("onnxruntime", VERSION, "android-arm64-v8a")

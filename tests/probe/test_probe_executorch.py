@@ -70,7 +70,7 @@ def kernel(built: ExecutorchProbe, tmp_path_factory: pytest.TempPathFactory) -> 
     sources = device_scripts_dir() / "probe" / "executorch"
     package = ensure_package(VERSION, built.probe.parent.parent.name)
     command = ["g++", *module._COMPILE, "-ffast-math", "-shared", "-fPIC", "-o", str(folder / "kernel.so")]
-    command += [f"-I{sources}", f"-isystem{package / 'include'}", str(sources / "attention.cpp")]
+    command += [f"-I{sources}", f"-isystem{package.include}", str(sources / "attention.cpp")]
     command += [str(folder / "loop.cpp"), f"-L{built.probe.parent}", "-l:libexecutorch_threadpool.so"]
     command += ["-l:libexecutorch.so", f"-Wl,-rpath,{built.probe.parent}"]
     subprocess.run(command, check=True, timeout=BUILD_TIMEOUT_S)

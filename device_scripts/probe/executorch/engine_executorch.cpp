@@ -76,9 +76,20 @@ void check_file(const std::string& path) {
   }
 }
 
+// Names of operators that ExecuTorch looked for in vain, as its log tells them one by one.
+std::string& missing_operators() {
+  static std::string names;
+  return names;
+}
+
 // ExecuTorch logs each load of a delegate, and more: only what went wrong belongs on the probe's standard error.
 void tell_faults(et_timestamp_t, et_pal_log_level_t level, const char* file, const char*, std::size_t line,
                  const char* message, std::size_t) {
+  if (std::strncmp(message, "Missing operator: ", 18) == 0) {
+    const char* name = std::strchr(message, ']');
+    std::string& names = missing_operators();
+    names += (names.empty() ? "" : ", ") + std::string(name ? name + 2 : message + 18);
+  }
   if (level == kError || level == kFatal) std::fprintf(stderr, "ExecuTorch: %s (%s:%zu)\n", message, file, line);
 }
 
@@ -115,8 +126,11 @@ class ExecutorchModel {
     planned_memory_.emplace(et::Span<et::Span<std::uint8_t>>(spans_.data(), spans_.size()));
     manager_.emplace(&method_memory_, &*planned_memory_, &temporary_memory_);
     if (!artefact.profile_path.empty()) tracer_.emplace();
-    method_.emplace(checked(program_.load_method(kMethod, &*manager_, tracer_ ? &*tracer_ : nullptr),
-                            "load " + artefact.model_path + " (an operator the probe lacks, or a delegate's data is damaged)"));
+    missing_operators().clear();
+    auto method = program_.load_method(kMethod, &*manager_, tracer_ ? &*tracer_ : nullptr);
+    if (!missing_operators().empty())
+      fail_model(artefact.model_path + " calls operators that the probe lacks: " + missing_operators());
+    method_.emplace(checked(std::move(method), "load " + artefact.model_path + " (a delegate's data may be damaged)"));
     tokens_.resize(static_cast<std::size_t>(artefact.context_length));
     positions_.resize(tokens_.size());
     const auto context = static_cast<TensorSize>(artefact.context_length);
