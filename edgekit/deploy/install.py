@@ -76,25 +76,22 @@ def prepare_probe(runtime: Runtime, abi: str, *, kernels: Kernels = "edgekit", p
         MissingToolError: no compiler for it on this host.
         InputError: the C library to be sent along is incomplete.
     """
+    kit = prepare_runtime(runtime.name, runtime.version, abi, progress=progress)
+    if kernels != "edgekit" or not kernels_fit(runtime, kit.abi):
+        return kit
+    return dataclasses.replace(kit, kernels=ensure_kernels(kit.abi, progress=progress))
+
+
+def prepare_runtime(name: str, version: str, abi: str, *, progress: Progress = silent) -> ProbeKit:
+    """:func:`prepare_probe` for a runtime's release, whatever bundle it will execute: without kernels of ours."""
     built_for, c_library = _c_library_for(abi, progress)
-    if runtime.name == "executorch":
-        made = ensure_executorch_probe(runtime.version, built_for, progress=progress)
-        return ProbeKit(
-            abi=built_for,
-            probe=made.probe,
-            library=made.libraries[-1],
-            companions=made.libraries[:-1],
-            c_library=c_library,
-        )
-    return ProbeKit(
-        abi=built_for,
-        probe=ensure_probe(built_for, progress=progress),
-        library=ensure_runtime(runtime.name, runtime.version, built_for, progress=progress),
-        kernels=ensure_kernels(built_for, progress=progress)
-        if kernels == "edgekit" and kernels_fit(runtime, built_for)
-        else None,
-        c_library=c_library,
-    )
+    if name == "executorch":
+        made = ensure_executorch_probe(version, built_for, progress=progress)
+        probe, library, companions = made.probe, made.libraries[-1], made.libraries[:-1]
+    else:
+        probe = ensure_probe(built_for, progress=progress)
+        library, companions = ensure_runtime(name, version, built_for, progress=progress), ()
+    return ProbeKit(abi=built_for, probe=probe, library=library, companions=companions, c_library=c_library)
 
 
 def kit_files(kit: ProbeKit) -> dict[str, Path]:

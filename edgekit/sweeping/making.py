@@ -9,10 +9,8 @@ from importlib import metadata
 from pathlib import Path
 
 from edgekit.analysis.accounting.decoder import Decoder
-from edgekit.deploy.executorch_probe import SUPPORTED, ensure_executorch_probe
-from edgekit.deploy.install import ProbeKit, prepare_probe
-from edgekit.deploy.probe_build import ensure_probe
-from edgekit.deploy.runtime_library import ensure_runtime
+from edgekit.deploy.executorch_package import SUPPORTED
+from edgekit.deploy.install import ProbeKit, prepare_probe, prepare_runtime
 from edgekit.errors import EdgekitError
 from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.schema.bundle import Bundle
@@ -80,16 +78,12 @@ def _made(key: BundleKey, root: Path, context: int | None, account: Account, par
 def _kit_before(key: BundleKey, abi: str, progress: Progress) -> ProbeKit | None:
     """What will execute a bundle that is not made yet, where its runtime is installed here."""
     if key.runtime == "executorch":
-        made = ensure_executorch_probe(SUPPORTED[-1], abi, progress=progress)
-        return ProbeKit(probe=made.probe, library=made.libraries[-1], companions=made.libraries[:-1])
+        return prepare_runtime(key.runtime, SUPPORTED[-1], abi, progress=progress)
     try:
         version = metadata.version("onnxruntime")
     except metadata.PackageNotFoundError:
         return None
-    return ProbeKit(
-        probe=ensure_probe(abi, progress=progress),
-        library=ensure_runtime("onnxruntime", version, abi, progress=progress),
-    )
+    return prepare_runtime("onnxruntime", version, abi, progress=progress)
 
 
 def missing_jobs(
