@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgekit.deploy.c_library import (
@@ -79,7 +79,7 @@ def prepare_probe(runtime: Runtime, abi: str, *, kernels: Kernels = "edgekit", p
     kit = prepare_runtime(runtime.name, runtime.version, abi, progress=progress)
     if kernels != "edgekit" or not kernels_fit(runtime, kit.abi):
         return kit
-    return dataclasses.replace(kit, kernels=ensure_kernels(kit.abi, progress=progress))
+    return replace(kit, kernels=ensure_kernels(kit.abi, progress=progress))
 
 
 def prepare_runtime(name: str, version: str, abi: str, *, progress: Progress = silent) -> ProbeKit:
