@@ -15,7 +15,7 @@ from edgekit.cli.main import COMMANDS, cli
 
 #: Programs that documented commands may start with; each has its own check, or is not ours to check.
 OURS = {"edgekit", "make"}
-FOREIGN = {"adb", "apt-get", "pip", "export", "python3", "python"}
+FOREIGN = {"mvn", "adb", "apt-get", "pip", "export", "python3", "python"}
 
 
 def test_generated_files_are_up_to_date() -> None:
