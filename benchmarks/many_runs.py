@@ -1,7 +1,7 @@
 """What many runs cost: index, query, compare and report of 1,000 runs with 1,000,000 samples, and compare of two.
 
 Two bundles are measured here in turn, as ``edgekit probe`` does it; their runs are then copied under other names and
-other times, with the sensors of a phone beside them. Commands are run as a user runs them, each in a process of its own.
+other times, with the sensors of a phone beside them. Commands are run as a user runs them, each in its own process.
 """
 
 from __future__ import annotations
@@ -91,7 +91,11 @@ class _Template:
         self.run = codec.read(path / "run.json", Run)
         self._bundle = (path / "bundle.json").read_bytes()
         self._launches = [
-            (launch.directory, (path / launch.directory / "plan.json").read_bytes(), self._events(path, launch.directory))
+            (
+                launch.directory,
+                (path / launch.directory / "plan.json").read_bytes(),
+                self._events(path, launch.directory),
+            )
             for launch in self.run.launches
         ]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgekit.analysis.load import LaunchData
-from edgekit.analysis.sensors import Series, series
+from edgekit.analysis.sensors import Series
 from edgekit.schema.celsius import hottest, is_at_processor
 from edgekit.schema.event import Hello, TrialResult
 from edgekit.schema.run import Conditions
@@ -40,7 +40,7 @@ def marks(data: LaunchData) -> list[Mark]:
     found: list[Mark] = []
     if data.stream is not None:
         hello = next((event for event in data.stream.events if isinstance(event, Hello)), None)
-        sensors = series(data.stream, "temperature", "frequency_limit", "external_power")
+        sensors = [entry for entry in data.sensors("temperature", "frequency_limit", "external_power") if _moves(entry)]
         for event in data.stream.events:
             if isinstance(event, TrialResult):
                 found += _trial_marks(event, sensors, hello.cpus_online if hello else None)
@@ -79,6 +79,17 @@ def between(before: Conditions, after: Conditions) -> list[Mark]:
     return found
 
 
+def _moves(entry: Series) -> bool:
+    """Whether the whole launch has anything to look for trial by trial."""
+    known = [value for value in entry.values if value is not None]
+    if len(known) < 2:
+        return False
+    change = max(known) - min(known)
+    if entry.sensor.kind == "temperature":
+        return change > MAX_RISE_C and is_at_processor(entry.sensor.name)
+    return change > 0
+
+
 def _trial_marks(result: TrialResult, sensors: list[Series], cpus: int | None) -> list[Mark]:
     found = []
     for entry in sensors:
@@ -91,7 +102,7 @@ def _trial_marks(result: TrialResult, sensors: list[Series], cpus: int | None) -
             if min(values) < highest:
                 text = f"{name} was held at {min(values):.2f} GHz, {highest:.2f} at other times of the launch"
                 found.append(Mark("throttled", text, result.trial))
-        elif kind == "temperature" and is_at_processor(name) and values[-1] - values[0] > MAX_RISE_C:
+        elif kind == "temperature" and values[-1] - values[0] > MAX_RISE_C:
             text = f"{name} rose from {values[0]:.1f} to {values[-1]:.1f} °C"
             found.append(Mark("hotter", text, result.trial))
         elif kind == "external_power" and len(set(values)) > 1:

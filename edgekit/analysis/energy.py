@@ -154,7 +154,7 @@ def _own_source(data: LaunchData) -> _Source | str:
     """What the device itself tells: counters of energy first, then its battery."""
     if data.stream is None:
         return "the launch has no events"
-    seen = sensors.series(data.stream, "energy", "current", "voltage", "power", "external_power")
+    seen = data.sensors("energy", "current", "voltage", "power", "external_power")
     unreadable = sensors.unreadable(data.stream)
     if unreadable is None:
         return "current, voltage and energy were not sampled (power_hz is 0, or an older probe)"

@@ -1,11 +1,10 @@
-"""Whether a device lowered its own clock rates while runs were measured, as its kernel told the probe."""
+"""Whether a device throttled itself while runs were measured: its kernel's clock limits, Android's own word."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgekit.analysis.load import RunData
-from edgekit.analysis.sensors import series
+from edgekit.analysis.load import LaunchData, RunData
 
 #: A limit lowered by less is a rounding of the table of clock rates.
 MIN_LOWERED = 0.03
@@ -18,22 +17,25 @@ def lowered_limits(runs: Sequence[RunData], threads: int) -> list[str]:
     """What forbids a verdict between these runs: clock rates that were limited in one launch and not in another.
 
     Only launches with so many threads count. A limit that stood the whole time is no reason:
-    that is the device as it was asked about. Empty where nothing was lowered or nothing is known.
+    that is the device as it was asked about; but a device that calls itself throttled is believed.
+    Empty where nothing was lowered or nothing is known.
     """
-    launches: list[_Limits] = []
-    for run in runs:
-        for data in run.launches:
-            # A golden check alone times nothing.
-            if data.stream is None or data.plan is None or data.launch.threads != threads or not data.plan.trials:
-                continue
-            limits: _Limits = {}
-            for entry in series(data.stream, "frequency_limit"):
-                known = [value for value in entry.values if value is not None]
-                if known:
-                    limits[entry.sensor.name] = (max(known), min(known))
-            if limits:
-                launches.append(limits)
+    # A golden check alone times nothing.
+    timed = [
+        data
+        for run in runs
+        for data in run.launches
+        if data.stream is not None and data.plan is not None and data.launch.threads == threads and data.plan.trials
+    ]
+    launches = [limits for limits in map(_limits, timed) if limits]
     found = []
+    statuses = [status for status in map(_status, timed) if status is not None]
+    if any(statuses):
+        count = sum(status > 0 for status in statuses)
+        found.append(
+            f"throttling: the device called itself throttled (status {max(statuses)} of 6) "
+            f"in {count} of {len(statuses)} launches"
+        )
     for name in sorted({name for limits in launches for name in limits}):
         here = [limits[name] for limits in launches if name in limits]
         highest = max(high for high, _ in here)
@@ -44,3 +46,24 @@ def lowered_limits(runs: Sequence[RunData], threads: int) -> list[str]:
                 f"in {len(lowered)} of {len(here)} launches"
             )
     return found
+
+
+def _limits(data: LaunchData) -> _Limits:
+    """What the probe sampled; where it could not, the readings before and after the launch."""
+    limits: _Limits = {}
+    for entry in data.sensors("frequency_limit"):
+        known = [value for value in entry.values if value is not None]
+        if known:
+            limits[entry.sensor.name] = (max(known), min(known))
+    if limits:
+        return limits
+    readings = [reading for reading in (data.launch.before, data.launch.after) if reading is not None]
+    for name in sorted({name for reading in readings for name in reading.frequency_limit_khz}):
+        told = [reading.frequency_limit_khz[name] / 1e6 for reading in readings if name in reading.frequency_limit_khz]
+        limits[name] = (max(told), min(told))
+    return limits
+
+
+def _status(data: LaunchData) -> int | None:
+    readings = [reading for reading in (data.launch.before, data.launch.after) if reading is not None]
+    return max((reading.thermal_status for reading in readings if reading.thermal_status is not None), default=None)

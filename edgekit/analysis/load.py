@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from edgekit.analysis.sensors import Series, series
 from edgekit.errors import InputError
 from edgekit.schema import bundle as bundle_schema
 from edgekit.schema import codec
 from edgekit.schema import run as run_schema
 from edgekit.schema.bundle import Bundle
-from edgekit.schema.event import Stream
+from edgekit.schema.event import SensorKind, Stream
 from edgekit.schema.imported import MANIFEST as IMPORTED
 from edgekit.schema.plan import Plan
 from edgekit.schema.run import Launch, Run
@@ -31,6 +33,14 @@ class LaunchData:
     plan: Plan | None
     stream: Stream | None
     gap: str | None = None
+
+    def sensors(self, *kinds: SensorKind) -> list[Series]:
+        """The samples of all sensors of these kinds, in the probe's order; none without events."""
+        return [entry for entry in self._sensors if entry.sensor.kind in kinds]
+
+    @cached_property
+    def _sensors(self) -> list[Series]:
+        return [] if self.stream is None else series(self.stream)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgekit.schema.celsius import sane_celsius, zone_celsius
@@ -43,15 +44,17 @@ def series(stream: Stream, *kinds: SensorKind) -> list[Series]:
         for place, sensor in enumerate(listed)
         if not kinds or sensor.kind in kinds
     }
+    if not found:
+        return []
     for event in stream.events:
         if not isinstance(event, ConditionSamples):
             continue
         for place, column in enumerate(event.values, start=event.first):
-            if place in found:
-                entry = found[place]
+            entry = found.get(place)
+            if entry is not None:
                 entry.at_ns.extend(event.at_ns)
                 entry.took_ns.extend(event.took_ns)
-                entry.values.extend(_value(entry.sensor, raw) for raw in column)
+                entry.values.extend(_values(entry.sensor, column))
     return list(found.values())
 
 
@@ -60,11 +63,12 @@ def unreadable(stream: Stream) -> list[Unreadable] | None:
     return next((event.unreadable for event in stream.events if isinstance(event, Sensors)), None)
 
 
-def _value(sensor: Sensor, raw: int | None) -> float | None:
-    if raw is None:
-        return None
+def _values(sensor: Sensor, column: Sequence[int | None]) -> list[float | None]:
     if sensor.kind == "temperature":
-        return zone_celsius(raw) if sensor.unit == "mC" else sane_celsius(raw / 10)
-    if sensor.kind in ("frequency", "frequency_limit") and raw <= 0:
-        return None
-    return raw / _SCALES[sensor.unit][0]
+        if sensor.unit == "mC":
+            return [None if raw is None else zone_celsius(raw) for raw in column]
+        return [None if raw is None else sane_celsius(raw / 10) for raw in column]
+    scale = _SCALES[sensor.unit][0]
+    if sensor.kind in ("frequency", "frequency_limit"):
+        return [None if raw is None or raw <= 0 else raw / scale for raw in column]
+    return [None if raw is None else raw / scale for raw in column]

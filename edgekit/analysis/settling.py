@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from edgekit.analysis.distributions import student_quantile
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -61,13 +63,11 @@ def warmup_length(values: Sequence[float], *, confidence: float = WARMUP_CONFIDE
     than that prediction and by more than ``WARMUP_MARGIN`` are warm-up. With few or scattered values the
     prediction is wide, and nothing is called warm-up. Never more than half of the values.
     """
-    from scipy.special import stdtrit
-
     settled = [value for value in values[len(values) // 2 :] if math.isfinite(value)]
     if len(settled) < MIN_SETTLED:
         return 0
     mean, spread = statistics.fmean(settled), statistics.stdev(settled)
-    reach = float(stdtrit(len(settled) - 1, confidence)) * spread * math.sqrt(1 + 1 / len(settled))
+    reach = student_quantile(2 * (1 - confidence), len(settled) - 1) * spread * math.sqrt(1 + 1 / len(settled))
     limit = mean + max(reach, WARMUP_MARGIN * mean)
     length = 0
     for value in values[: len(values) // 2]:

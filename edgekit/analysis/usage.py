@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from edgekit.analysis import sensors
 from edgekit.analysis.load import RunData
 from edgekit.analysis.metrics import Test, counted_trials, key_of
 from edgekit.schema.event import Loaded, TrialResult
@@ -90,9 +89,8 @@ def usage_of(data: RunData) -> dict[Test, Usage]:
         if launch.stream is None or not own:
             continue
         loads = [event for event in launch.stream.events if isinstance(event, Loaded)]
-        temperatures = sensors.series(launch.stream, "temperature")
-        limits = sensors.series(launch.stream, "frequency_limit")
-        hot = [value for entry in temperatures for value in entry.values if value is not None]
+        limits = launch.sensors("frequency_limit")
+        hot = [value for entry in launch.sensors("temperature") for value in entry.values if value is not None]
         low = {
             tuple(entry.sensor.cpus): min(value for value in entry.values if value is not None)
             for entry in limits
