@@ -38,12 +38,12 @@ def marks(data: LaunchData) -> list[Mark]:
     What the device does not tell gives no mark.
     """
     found: list[Mark] = []
-    if data.stream is not None:
-        hello = next((event for event in data.stream.events if isinstance(event, Hello)), None)
+    results = data.events(TrialResult)
+    if results:
+        hello = next(iter(data.events(Hello)), None)
         sensors = [entry for entry in data.sensors("temperature", "frequency_limit", "external_power") if _moves(entry)]
-        for event in data.stream.events:
-            if isinstance(event, TrialResult):
-                found += _trial_marks(event, sensors, hello.cpus_online if hello else None)
+        for event in results:
+            found += _trial_marks(event, sensors, hello.cpus_online if hello else None)
     if data.launch.before is not None and data.launch.after is not None:
         told = {mark.kind for mark in found}
         found += [mark for mark in between(data.launch.before, data.launch.after) if mark.kind not in told]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import TypeVar, cast
 
 from edgekit.analysis.sensors import Series, series
 from edgekit.errors import InputError
@@ -12,7 +13,7 @@ from edgekit.schema import bundle as bundle_schema
 from edgekit.schema import codec
 from edgekit.schema import run as run_schema
 from edgekit.schema.bundle import Bundle
-from edgekit.schema.event import SensorKind, Stream
+from edgekit.schema.event import Event, SensorKind, Stream
 from edgekit.schema.imported import MANIFEST as IMPORTED
 from edgekit.schema.plan import Plan
 from edgekit.schema.run import Launch, Run
@@ -20,6 +21,8 @@ from edgekit.schema.stream import read_stream_file
 
 PLAN = "plan.json"
 EVENTS = "events.jsonl"
+
+EventType = TypeVar("EventType", bound=Event)
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,17 @@ class LaunchData:
     plan: Plan | None
     stream: Stream | None
     gap: str | None = None
+
+    def events(self, kind: type[EventType]) -> list[EventType]:
+        """All events of one kind, in the order of the stream; none without events."""
+        return cast("list[EventType]", self._by_kind.get(kind, []))
+
+    @cached_property
+    def _by_kind(self) -> dict[type[Event], list[Event]]:
+        found: dict[type[Event], list[Event]] = {}
+        for event in self.stream.events if self.stream is not None else ():
+            found.setdefault(type(event), []).append(event)
+        return found
 
     def sensors(self, *kinds: SensorKind) -> list[Series]:
         """The samples of all sensors of these kinds, in the probe's order; none without events."""

@@ -104,9 +104,9 @@ def peak_pss(run: RunData, threads: int) -> int | None:
     seen = [
         value
         for data in _measuring(run, threads)
-        for event in _events(data)
         for value in (
-            event.pss if isinstance(event, ProportionalSamples) else [event.pss] if isinstance(event, Footprint) else []
+            *(event.pss for event in data.events(Footprint)),
+            *(value for event in data.events(ProportionalSamples) for value in event.pss),
         )
     ]
     return max(seen, default=None)
@@ -203,9 +203,7 @@ def _moments(data: LaunchData) -> tuple[Footprint | None, Footprint | None, list
     start: Footprint | None = None
     loaded: Footprint | None = None
     after: list[Footprint] = []
-    for event in _events(data):
-        if not isinstance(event, Footprint):
-            continue
+    for event in data.events(Footprint):
         if event.moment == "start":
             start, loaded, after = event, None, []
         elif event.moment == "loaded":
@@ -216,8 +214,8 @@ def _moments(data: LaunchData) -> tuple[Footprint | None, Footprint | None, list
 
 
 def _peak(data: LaunchData) -> int | None:
-    known = [event.memory.peak for event in _events(data) if isinstance(event, Loaded | Bye)]
-    sampled = [max(event.rss, default=0) for event in _events(data) if isinstance(event, MemorySamples)]
+    known = [event.memory.peak for event in data.events(Loaded)] + [event.memory.peak for event in data.events(Bye)]
+    sampled = [max(event.rss, default=0) for event in data.events(MemorySamples)]
     return max([value for value in known if value is not None] + sampled, default=None)
 
 

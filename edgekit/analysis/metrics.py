@@ -135,15 +135,14 @@ def counted_trials(data: LaunchData) -> Iterator[tuple[Trial, TrialResult]]:
 
 def delivered_trials(data: LaunchData) -> Iterator[tuple[Trial, TrialResult]]:
     """The same of any launch, profiled or not."""
-    if data.plan is None or data.stream is None:
+    if data.plan is None:
         return
     planned = {trial.id: trial for trial in data.plan.trials}
-    for event in data.stream.events:
-        if isinstance(event, TrialResult):
-            trial = planned.get(event.trial)
-            counts = trial is not None and not trial.warmup and trial.seconds is None
-            if trial is not None and counts and _delivered(trial, event):
-                yield trial, event
+    for event in data.events(TrialResult):
+        trial = planned.get(event.trial)
+        counts = trial is not None and not trial.warmup and trial.seconds is None
+        if trial is not None and counts and _delivered(trial, event):
+            yield trial, event
 
 
 def _delivered(trial: Trial, result: TrialResult) -> bool:
@@ -154,12 +153,10 @@ def dropped_trials(run: RunData) -> list[str]:
     """Trials that ended but do not count, each with the reason."""
     found = []
     for data in run.launches:
-        if data.plan is None or data.stream is None:
+        if data.plan is None:
             continue
         planned = {trial.id: trial for trial in data.plan.trials}
-        for event in data.stream.events:
-            if not isinstance(event, TrialResult):
-                continue
+        for event in data.events(TrialResult):
             trial = planned.get(event.trial)
             where = f"launch {data.launch.index}: trial {event.trial}"
             if trial is None:
@@ -210,18 +207,15 @@ def load_times(run: RunData) -> LoadTimes:
     """Load times of all launches, whatever their threads: only the first few loads of a session can be cold."""
     times = LoadTimes(cold=[], warm=[], other=[])
     for data in run.launches:
-        if data.stream is None:
-            continue
-        for event in data.stream.events:
-            if isinstance(event, Loaded):
-                seconds = (event.end_ns - event.start_ns) / NS_PER_S
-                share = event.resident_before
-                if event.load > 0 or (share is not None and share >= WARM_SHARE):
-                    times.warm.append(seconds)
-                elif share is not None and share <= COLD_SHARE:
-                    times.cold.append(seconds)
-                else:
-                    times.other.append(seconds)
+        for event in data.events(Loaded):
+            seconds = (event.end_ns - event.start_ns) / NS_PER_S
+            share = event.resident_before
+            if event.load > 0 or (share is not None and share >= WARM_SHARE):
+                times.warm.append(seconds)
+            elif share is not None and share <= COLD_SHARE:
+                times.cold.append(seconds)
+            else:
+                times.other.append(seconds)
     return times
 
 
@@ -230,14 +224,15 @@ def memory_peak(run: RunData, threads: int) -> MemoryPeak | None:
     peak = 0
     largest: tuple[int, int, int] | None = None
     for data in run.launches:
-        if data.stream is None or data.plan is None or data.launch.threads != threads or not data.plan.trials:
+        if data.plan is None or data.launch.threads != threads or not data.plan.trials:
             continue
-        for event in data.stream.events:
-            if isinstance(event, Loaded | Bye):
-                peak = max(peak, event.memory.peak or 0, event.memory.rss or 0)
-            elif isinstance(event, MemorySamples):
-                for sample in zip(event.rss, event.anon, event.file, strict=True):
-                    largest = max(largest or sample, sample)
+        uses = [event.memory for event in data.events(Loaded)] + [event.memory for event in data.events(Bye)]
+        for use in uses:
+            peak = max(peak, use.peak or 0, use.rss or 0)
+        for event in data.events(MemorySamples):
+            sample = max(zip(event.rss, event.anon, event.file, strict=True), default=None)
+            if sample is not None:
+                largest = max(largest or sample, sample)
     if largest is not None:
         peak = max(peak, largest[0])
     if not peak:
@@ -277,19 +272,14 @@ def timeline(data: LaunchData) -> Timeline | None:
 
 def kernels_used(run: RunData) -> tuple[str, ...]:
     """Which of our kernels the run's launches ran on, as the device reported them; empty: the runtime's own alone."""
-    streams = [data.stream for data in run.launches if data.stream is not None]
-    loads = (event for stream in streams for event in stream.events if isinstance(event, Loaded))
+    loads = (event for data in run.launches for event in data.events(Loaded))
     return tuple(sorted({name for load in loads for name in load.kernels}))
 
 
 def mixed_kernels(run: RunData) -> str | None:
     """What is wrong where the launches of one run did not all run on the same kernels; None if they did."""
     found = {
-        " and ".join(event.kernels) or "the runtime's own"
-        for data in run.launches
-        if data.stream is not None
-        for event in data.stream.events
-        if isinstance(event, Loaded)
+        " and ".join(event.kernels) or "the runtime's own" for data in run.launches for event in data.events(Loaded)
     }
     return f"its launches ran on different kernels: {', '.join(sorted(found))}" if len(found) > 1 else None
 

@@ -99,7 +99,7 @@ def load_runs(
     kept = _read(file, stamps) if file else {}
     made: dict[str, RunData] = {}
     found: list[RunData] = []
-    with _without_collection():
+    with without_collection():
         _fill(found, made, places, keys, kept, on_broken, progress)
     if file and made:
         _write(file, {key: (stamps[key][0], data) for key, data in made.items() if _settled(stamps[key])})
@@ -107,8 +107,8 @@ def load_runs(
 
 
 @contextlib.contextmanager
-def _without_collection() -> Iterator[None]:
-    """Millions of small objects are made and none is garbage: looking for it would take half of the time."""
+def without_collection() -> Iterator[None]:
+    """For work on many runs: millions of objects live and none is garbage; looking for it takes half of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

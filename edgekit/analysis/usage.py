@@ -88,7 +88,7 @@ def usage_of(data: RunData) -> dict[Test, Usage]:
         own = list(counted_trials(launch))
         if launch.stream is None or not own:
             continue
-        loads = [event for event in launch.stream.events if isinstance(event, Loaded)]
+        loads = launch.events(Loaded)
         limits = launch.sensors("frequency_limit")
         hot = [value for entry in launch.sensors("temperature") for value in entry.values if value is not None]
         low = {

@@ -40,12 +40,13 @@ def compare(
     from edgekit.analysis.compare import compare as compare_runs
     from edgekit.analysis.interchange.beside import with_imported
     from edgekit.analysis.interchange.importing import find_imported
-    from edgekit.analysis.run_index import find_runs, load_runs
+    from edgekit.analysis.run_index import find_runs, load_runs, without_collection
 
     measured, imported = find_imported(runs)
-    loaded = load_runs(find_runs(measured))
-    meter = _meter(loaded, power_meter, power_offset)
-    return with_imported(loaded, imported, lambda found: compare_runs(found, baseline, meter=meter))
+    with without_collection():
+        loaded = load_runs(find_runs(measured))
+        meter = _meter(loaded, power_meter, power_offset)
+        return with_imported(loaded, imported, lambda found: compare_runs(found, baseline, meter=meter))
 
 
 def _meter(runs: list[RunData], path: str | Path | None, offset: str | None) -> PlacedMeter | None:
@@ -103,14 +104,15 @@ def report(
         HostStorageError: the file cannot be written.
     """
     from edgekit.analysis.interchange.importing import find_imported
-    from edgekit.analysis.run_index import find_runs, load_runs
+    from edgekit.analysis.run_index import find_runs, load_runs, without_collection
     from edgekit.reporting.html import write_report
 
     path = Path(out)
     measured, imported = find_imported(runs)
-    loaded = load_runs(find_runs(measured), progress=progress)
-    meter = _meter(loaded, power_meter, power_offset)
-    write_report(loaded, path, imported=imported, meter=meter, progress=progress)
+    with without_collection():
+        loaded = load_runs(find_runs(measured), progress=progress)
+        meter = _meter(loaded, power_meter, power_offset)
+        write_report(loaded, path, imported=imported, meter=meter, progress=progress)
     return path
 
 
@@ -164,9 +166,10 @@ def query(
         InputError: a run is missing or broken, or DuckDB refuses the SQL.
     """
     from edgekit.analysis.query import query as ask
-    from edgekit.analysis.run_index import find_runs, load_runs
+    from edgekit.analysis.run_index import find_runs, load_runs, without_collection
 
-    return ask(sql, load_runs(find_runs(runs), on_broken=on_broken, progress=progress))
+    with without_collection():
+        return ask(sql, load_runs(find_runs(runs), on_broken=on_broken, progress=progress))
 
 
 def timeline(run: str | Path, *, out: str | Path = "timeline.pftrace") -> Path:
