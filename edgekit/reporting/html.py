@@ -20,6 +20,7 @@ from edgekit.errors import HostStorageError, InputError
 from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.reporting.answers import Answer, answers, by_device, choices
 from edgekit.reporting.comparison import records_of
+from edgekit.reporting.condensed import condensed
 from edgekit.reporting.formats import plain_text
 from edgekit.reporting.sections import all_sections
 from edgekit.reporting.sections.base import MAX_CELL, Report, Section
@@ -87,17 +88,23 @@ def render_report(
     """The report as text (arguments and errors as :func:`write_report`)."""
     comparison = msgspec.structs.replace(_shown(compare(runs, baseline, meter=meter)), imported=list(imported))
     names = [plain_text(name) for name in labels(runs)]
-    groups = by_device(runs)
-    parts = drawn(all_sections(Report(runs, names, groups, comparison)), progress)
+    answered = _answers(by_device(runs), comparison)
+    title = plain_text(title or _title(runs))
+    subtitle, busy = _subtitle(runs), _busy(runs)
+    unreal = sorted({row.fidelity for row in comparison.rows if row.fidelity != "real"})
+    listed: list[Section] = []
+    if (short := condensed(runs, names, comparison)) is not None:
+        runs, names, comparison, listed = short.runs, short.labels, short.comparison, [short.listed]
+    parts = [*drawn(all_sections(Report(runs, names, by_device(runs), comparison)), progress), *listed]
     text: str = template("report.html.j2").render(
-        title=plain_text(title or _title(runs)),
-        subtitle=_subtitle(runs),
-        answers=_answers(groups, names, runs),
+        title=title,
+        subtitle=subtitle,
+        answers=answered,
         choices=choices(comparison),
         sections=parts,
         faults=[plain_text(fault, MAX_CELL) for fault in comparison.faults],
-        unreal=sorted({row.fidelity for row in comparison.rows if row.fidelity != "real"}),
-        busy=_busy(runs),
+        unreal=unreal,
+        busy=busy,
         data=script_json({"comparison": list(records_of(comparison)), "faults": comparison.faults}),
         css=stylesheet(),
         version=version(DISTRIBUTION),
@@ -153,17 +160,14 @@ def template(name: str) -> Any:
     return environment.get_template(name)
 
 
-def _answers(
-    groups: Sequence[Sequence[RunData]], names: Sequence[str], runs: Sequence[RunData]
-) -> list[tuple[str, list[Answer]]]:
-    """Per device its name and answers, each bundle under the name it has in the whole report."""
-    full = {run.run.id: name for run, name in zip(runs, names, strict=True)}
+def _answers(groups: Sequence[Sequence[RunData]], comparison: Comparison) -> list[tuple[str, list[Answer]]]:
+    """Per device its name and answers."""
     found = []
     for group in groups:
-        comparison = compare(group)
-        renamed = [msgspec.structs.replace(row, label=full[row.run]) for row in comparison.rows]
+        members = {run.run.id for run in group}
+        rows = [row for row in comparison.rows if row.run in members]
         heading = plain_text(group[0].run.device.name) if len(groups) > 1 else ""
-        found.append((heading, answers(group, msgspec.structs.replace(comparison, rows=renamed))))
+        found.append((heading, answers(group, msgspec.structs.replace(comparison, rows=rows))))
     return found
 
 

@@ -15,7 +15,9 @@ from edgekit.analysis.compare import compare
 from edgekit.analysis.load import RunData, load_run
 from edgekit.errors import HostStorageError, InputError
 from edgekit.progress import ProgressEvent
+from edgekit.reporting import condensed
 from edgekit.reporting.answers import answers, choices
+from edgekit.reporting.formats import number
 from edgekit.reporting.html import render_report, script_json, write_report
 
 MAX_BYTES = 5_000_000
@@ -277,3 +279,29 @@ def test_the_file_is_written_whole_or_not_at_all(tmp_path: Path, runs: list[RunD
     with pytest.raises(InputError, match="no run was given"):
         write_report([], tmp_path / "none.html")
     assert not (tmp_path / "none.html").exists()
+
+
+def test_very_many_runs_are_listed_and_some_shown_in_full(runs: list[RunData], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(condensed, "MANY", 2)
+    monkeypatch.setattr(condensed, "SHOWN", 2)
+    assert len(runs) == 3
+    text = render_report(runs, baseline="w8")
+    comparison = compare(runs, "w8")
+    assert "All 3 runs" in text
+    assert {row["label"] for row in data_of(text)["comparison"]} == {"w8", "w4"}, "the baseline, and the fastest"
+    listed = text[text.index("All 3 runs") :]
+    for row in comparison.rows:
+        if (row.test, row.threads) == ("tg64", 1):
+            assert f"tg64 {number(row.median_tok_s)} tok/s" in listed
+    monkeypatch.setattr(condensed, "MANY", 3)
+    assert "All 3 runs" not in render_report(runs)
+
+
+def test_answers_do_not_depend_on_what_is_shown(runs: list[RunData], monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown(text: str) -> str:
+        return text[text.index("Fastest decode") : text.index("Least memory")]
+
+    whole = shown(render_report(runs))
+    monkeypatch.setattr(condensed, "MANY", 1)
+    monkeypatch.setattr(condensed, "SHOWN", 1)
+    assert shown(render_report(runs)) == whole
