@@ -15,9 +15,6 @@ from edgekit.schema.operators import OPERATOR_MAP, OperatorMap
 from edgekit.schema.recipe import RecipeProfile
 from edgekit_export.fingerprint import versions
 from edgekit_export.gate.reference import Reference
-from edgekit_export.onnx import build_template, write_model
-from edgekit_export.onnx.files import runtime_options
-from edgekit_export.onnx.modules import operator_map
 from edgekit_export.sources import ModelSource
 
 _INSTALL_EXECUTORCH = "pip install 'edgekit-slm[executorch]'"
@@ -78,10 +75,14 @@ class OnnxHalf:
 
     def refuse(self, profile: RecipeProfile) -> None:
         """Raise UnsupportedError for a recipe the runtime cannot serve."""
+        from edgekit_export.onnx.files import runtime_options
+
         runtime_options(profile)
 
     def trace(self, source: ModelSource, context: int, progress: Progress) -> Any:
         """The template of the graph."""
+        from edgekit_export.onnx import build_template
+
         self._context = context
         return build_template(source.config, context_length=context, progress=progress)
 
@@ -95,6 +96,9 @@ class OnnxHalf:
         progress: Progress,
     ) -> HalfWritten:
         """The graph and its external data."""
+        from edgekit_export.onnx import write_model
+        from edgekit_export.onnx.modules import operator_map
+
         written = write_model(traced, source.tensors, profile, directory, progress, energy=reference.energy)
         labels = operator_map(written.model, traced)
         (directory / OPERATOR_MAP).write_bytes(codec.encode(labels))

@@ -8,7 +8,8 @@ import pytest
 
 from edgekit.errors import InputError, UnsupportedError
 from edgekit.schema.recipe import load_recipe
-from edgekit_export.onnx import audit, build_template, write_model
+from edgekit_export.onnx import build_template, write_model
+from edgekit_export.onnx.audit import audit
 
 
 @pytest.fixture(scope="module")

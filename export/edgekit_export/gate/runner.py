@@ -11,7 +11,6 @@ import numpy as np
 from edgekit.errors import InputError, UnfaithfulError
 from edgekit.schema.bundle import OnnxInterface
 from edgekit_export.gate.divergence import Logits
-from edgekit_export.onnx import full_logits_graph
 
 
 class Runner(ABC):
@@ -60,6 +59,8 @@ class OnnxRunner(Runner):
 
     def __init__(self, model: Path, interface: OnnxInterface, *, all_logits: bool = False) -> None:
         import onnxruntime as ort
+
+        from edgekit_export.onnx import full_logits_graph
 
         options = ort.SessionOptions()
         # Warnings of the runtime's about its own optimisations help nobody here.
