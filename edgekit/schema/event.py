@@ -65,6 +65,8 @@ class Loaded(Event, frozen=True, kw_only=True, tag="loaded"):
     kernels: list[str] = msgspec.field(default_factory=list)
     #: Page faults that needed the disk while it was loaded.
     major_faults: int | None = None
+    #: Bytes of weights that the probe moved into huge pages, of which a token's reads find the addresses faster.
+    huge_bytes: int | None = None
 
 
 class GoldenResult(Event, frozen=True, kw_only=True, tag="golden"):

@@ -15,6 +15,7 @@ from edgekit.schema.bundle import MANIFEST, Bundle, BundleFile, FileRole, Recipe
 from edgekit.schema.integrity import check_bundle, describe_file, read_manifest
 from edgekit.schema.recipe import RecipeProfile, load_recipe
 from edgekit.schema.storage import check_writable
+from edgekit_export.allocator import return_large_pieces, trim
 from edgekit_export.bundling import new_bundle, refuse_to_overwrite, write_manifest
 from edgekit_export.costs import Stages
 from edgekit_export.fingerprint import fingerprint, versions
@@ -94,6 +95,7 @@ def export_bundles(
         MissingToolError: a runtime's packages are not installed.
         HostStorageError: the disk is full or cannot be written; nothing half-written remains.
     """
+    return_large_pieces()
     profiles = _unique_recipes(recipes)
     if context_length is not None and context_length < MIN_CONTEXT:
         raise InputError(
@@ -160,6 +162,7 @@ class _Export:
             refuse_to_overwrite(self._target(half, profile))
         check_writable(self._out_dir)
         traced = self._trace(pending, outcomes)
+        trim()
         pending = [(half, profile) for half, profile in pending if half.name in traced]
         if not pending:
             return

@@ -1,5 +1,6 @@
 #include "engine_executorch.h"
 
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -24,6 +25,8 @@
 #include <executorch/runtime/platform/runtime.h>
 
 #include "../src/fault.h"
+#include "../src/huge_pages.h"
+#include "../src/mappings.h"
 #include "cache_tensors.h"
 #include "threadpool.h"
 
@@ -131,6 +134,10 @@ class ExecutorchModel {
     if (!missing_operators().empty())
       fail_model(artefact.model_path + " calls operators that the probe lacks: " + missing_operators());
     method_.emplace(checked(std::move(method), "load " + artefact.model_path + " (a delegate's data may be damaged)"));
+    huge_bytes_ = use_huge_pages();
+    // What is left of the file in memory is the embedding: a token reads one row, which is no reason to map 2 MiB.
+    file_mappings_ = mappings_of(artefact.model_path);
+    for (const Mapping& mapping : file_mappings_) advise(mapping, MADV_NOHUGEPAGE);
     tokens_.resize(static_cast<std::size_t>(artefact.context_length));
     positions_.resize(tokens_.size());
     const auto context = static_cast<TensorSize>(artefact.context_length);
@@ -142,6 +149,8 @@ class ExecutorchModel {
     positions_tensor_.emplace(ScalarType::Long, 1, position_sizes_, positions_.data(), position_order_,
                               position_strides_, executorch::aten::TensorShapeDynamism::DYNAMIC_BOUND);
   }
+
+  std::int64_t huge_bytes() const { return huge_bytes_; }
 
   std::int64_t* prepare(std::int64_t count) {
     prepared_ = count;
@@ -155,7 +164,13 @@ class ExecutorchModel {
     run(1);
   }
 
-  void rewind(std::int64_t positions) { past_ = positions; }
+  // With an empty cache begins a text of its own: the embedding's rows that the one before looked up are let go, with
+  // the pages around them that the kernel mapped on the way. They stay in the page cache.
+  void rewind(std::int64_t positions) {
+    past_ = positions;
+    if (positions > 0) return;
+    for (const Mapping& mapping : file_mappings_) advise(mapping, MADV_DONTNEED);
+  }
 
   float logit(std::int64_t id) const { return logits_[id]; }
 
@@ -208,6 +223,11 @@ class ExecutorchModel {
   using TensorSize = executorch::aten::SizesType;
   static constexpr std::size_t kAlign = 64;
 
+  // Whether the kernel follows shows in the memory only.
+  static void advise(const Mapping& mapping, int advice) {
+    madvise(reinterpret_cast<void*>(mapping.begin), mapping.end - mapping.begin, advice);
+  }
+
   void run(std::int64_t count) {
     for (std::int64_t i = 0; i < count; ++i) positions_[static_cast<std::size_t>(i)] = past_ + i;
     const TensorSize token_sizes[] = {1, static_cast<TensorSize>(count)};
@@ -251,6 +271,8 @@ class ExecutorchModel {
   executorch::aten::StridesType position_strides_[1] = {1};
   std::optional<TensorImpl> tokens_tensor_;
   std::optional<TensorImpl> positions_tensor_;
+  std::int64_t huge_bytes_ = 0;
+  std::vector<Mapping> file_mappings_;
   std::int64_t prepared_ = 0;
   std::int64_t past_ = 0;
   const float* logits_ = nullptr;
@@ -275,6 +297,7 @@ void ExecutorchEngine::unload() {
   model_.reset();
   cache_tensors().clear();
 }
+std::int64_t ExecutorchEngine::huge_bytes() const { return model_ ? model_->huge_bytes() : 0; }
 EngineMemory ExecutorchEngine::memory() const { return model_ ? model_->memory() : EngineMemory{}; }
 void ExecutorchEngine::reserve(std::int64_t positions) { model_->reserve(positions); }
 void ExecutorchEngine::rewind(std::int64_t positions) { model_->rewind(positions); }

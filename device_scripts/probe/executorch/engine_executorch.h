@@ -20,6 +20,7 @@ class ExecutorchEngine : public Engine {
   std::string version() const override;
   void load(const Artefact& artefact, int threads, std::int64_t positions) override;
   void unload() override;
+  std::int64_t huge_bytes() const override;
   EngineMemory memory() const override;
   void reserve(std::int64_t positions) override;
   void rewind(std::int64_t positions) override;

@@ -26,6 +26,9 @@ class Engine {
   // Of the plan's kernel libraries, what the loaded artefact really runs on; as the libraries name themselves.
   virtual std::vector<std::string> kernels() const { return {}; }
 
+  // Bytes of the loaded artefact that lie in huge pages because the engine put them there.
+  virtual std::int64_t huge_bytes() const { return 0; }
+
   // Leaves the first `positions` tokens in the cache, at most as many as there are; what comes next takes the place
   // of the others.
   virtual void rewind(std::int64_t positions) = 0;

@@ -139,6 +139,7 @@ void EventStream::loaded(const LoadResult& load) {
   json.end_array();
   json.key("kernels").values(load.kernels);
   json.key("major_faults").value(load.major_faults);
+  json.key("huge_bytes").value(load.huge_bytes);
   put_memory(json, read_memory());
   send(json);
 }

@@ -42,6 +42,7 @@ struct LoadResult {
   std::vector<std::vector<int>> affinity_read;
   std::vector<std::string> kernels;
   std::int64_t major_faults = 0;
+  std::int64_t huge_bytes = 0;
 };
 
 class EventStream {

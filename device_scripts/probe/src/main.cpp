@@ -105,6 +105,7 @@ void Launch::load_all(const Plan& plan) {
     result.major_faults = major_faults_now() - faults;
     result.affinity_read = read_affinity();
     result.kernels = engine_->kernels();
+    result.huge_bytes = engine_->huge_bytes();
     events_.loaded(result);
     take_footprint(plan, "loaded");
     flush_samples();

@@ -71,22 +71,24 @@ def _perplexity(nll: list[float]) -> float:
     return math.exp(min(float(np.mean(nll)), 700.0))
 
 
-def compare(result: Divergence, reference: Logits, export: Logits, tokens: list[int]) -> None:
-    """Add one window to ``result``.
+def compare(result: Divergence, reference: Logits, export: Logits, tokens: list[int], first: int = 0) -> None:
+    """Add one window, or a piece of one, to ``result``.
 
     Args:
-        result: grows by the window's positions.
-        reference: logits of the source, ``[tokens, vocab]``.
+        result: grows by the positions given.
+        reference: logits of the source, ``[positions, vocab]``.
         export: logits of the export, the same shape.
-        tokens: the window's token ids.
+        tokens: the whole window's token ids.
+        first: the first position given.
 
     The first position is left out (it saw a single token) and so is the last (nothing follows it).
     """
-    for start in range(1, len(tokens) - 1, _CHUNK):
-        end = min(start + _CHUNK, len(tokens) - 1)
+    last = min(first + len(export), len(tokens) - 1)
+    for start in range(max(1, first), last, _CHUNK):
+        end = min(start + _CHUNK, last)
         following = torch.tensor(tokens[start + 1 : end + 1])[:, None]
-        p = torch.from_numpy(reference[start:end]).double().log_softmax(-1)
-        q = torch.from_numpy(export[start:end]).double().log_softmax(-1)
+        p = torch.from_numpy(reference[start - first : end - first]).double().log_softmax(-1)
+        q = torch.from_numpy(export[start - first : end - first]).double().log_softmax(-1)
         result.same_top += (p.argmax(-1) == q.argmax(-1)).tolist()
         result.nll += (-q.gather(1, following)[:, 0]).tolist()
         result.nll_reference += (-p.gather(1, following)[:, 0]).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import numpy as np
 from edgekit.errors import InputError, UnfaithfulError
 from edgekit_export.gate.divergence import Logits
 from edgekit_export.gate.runner import Runner
+
+#: Positions whose logits are held at a time.
+_PIECE = 32
 
 
 class ExecutorchRunner(Runner):
@@ -58,6 +62,14 @@ class ExecutorchRunner(Runner):
                 hint="its weights are damaged, or the recipe's number format overflows on this model",
             )
         return logits
+
+    def pieces(self, tokens: list[int]) -> Iterator[Logits]:
+        """:meth:`forward` a few tokens at a time where every position's logits are wanted: they come one by one."""
+        if not self._all_logits:
+            yield self.forward(tokens)
+            return
+        for start in range(0, len(tokens), _PIECE):
+            yield self.forward(tokens[start : start + _PIECE])
 
     def _call(self, tokens: list[int]) -> Logits:
         import torch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 
 import msgspec
@@ -12,6 +11,7 @@ from edgekit.errors import UnfaithfulError
 from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.schema.bundle import Gate, GateCheck, GateFigures, Golden, OnnxInterface, Tokenizer
 from edgekit.schema.recipe import Thresholds
+from edgekit_export.allocator import trim
 from edgekit_export.gate.divergence import Divergence, Logits, compare
 from edgekit_export.gate.golden import record_golden
 from edgekit_export.gate.reference import Reference
@@ -74,7 +74,7 @@ def judge(
         shipped, text.prompt, context_length=context_length, tolerance=thresholds.logit_tolerance
     )
     del shipped
-    gc.collect()
+    trim()
 
     figures = GateFigures(
         tokens=divergence.tokens,
@@ -167,20 +167,21 @@ def _measure(subject: Subject, reference: Reference, progress: Progress) -> tupl
     """Divergence over all windows, and the export's logits of the first window's beginning."""
     runner = subject.full()
     divergence = Divergence()
-    beginning: Logits | None = None
+    beginning: list[Logits] = []
     windows = reference.text.windows
     for index, (window, wanted) in enumerate(zip(windows, reference.logits, strict=True)):
         progress(ProgressEvent("gate", index, len(windows), "windows"))
         runner.reset()
-        logits = runner.forward(window)
-        compare(divergence, wanted, logits, window)
-        if beginning is None:
-            beginning = np.array(logits[: PREFILL + STEPS])
-        del logits
+        start = 0
+        for logits in runner.pieces(window):
+            compare(divergence, wanted[start : start + len(logits)], logits, window, start)
+            if index == 0 and start < PREFILL + STEPS:
+                beginning.append(np.array(logits[: PREFILL + STEPS - start]))
+            start += len(logits)
     progress(ProgressEvent("gate", len(windows), len(windows), "windows"))
-    if beginning is None or not divergence.kl:
+    if not beginning or not divergence.kl:
         raise UnfaithfulError("gate: the context is too short to judge anything", hint="export with a longer context")
-    return divergence, beginning
+    return divergence, np.concatenate(beginning)
 
 
 def _shipped_against_full(shipped: Runner, full: Logits, window: list[int], context_length: int) -> list[float]:

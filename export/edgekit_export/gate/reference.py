@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-
-import numpy as np
 import torch
 
 from edgekit.progress import Progress, ProgressEvent, silent
-from edgekit_export.gate.divergence import Logits
+from edgekit_export.allocator import trim
+from edgekit_export.gate.logits import LogitsFile, logits_by_piece
 from edgekit_export.gate.text import GateText
 from edgekit_export.onnx import calibration_tokens, measure_energy
 from edgekit_export.sources import ModelSource
@@ -22,7 +20,7 @@ class Reference:
 
     Attributes:
         text: what was read.
-        logits: per window ``[tokens, vocab]``, float32.
+        logits: per window ``[tokens, vocab]``, float32, on disk.
         greedy: continuation of the prompt, up to an end token.
         energy: mean square of each linear layer's inputs, for quantizing and for judging what it lost.
         description: what the reference is, for the bundle.
@@ -31,7 +29,7 @@ class Reference:
     def __init__(
         self,
         text: GateText,
-        logits: list[Logits],
+        logits: list[LogitsFile],
         greedy: list[int],
         energy: dict[str, torch.Tensor],
         description: str,
@@ -52,11 +50,13 @@ def compute_reference(
         InputError: weights that cannot be read.
     """
     model = source.load_model(progress=progress)
-    logits: list[Logits] = []
+    logits: list[LogitsFile] = []
     with torch.inference_mode():
         for index, window in enumerate(text.windows):
             progress(ProgressEvent("reference", index, len(text.windows) + 1, "windows"))
-            logits.append(np.ascontiguousarray(model(torch.tensor([window]), use_cache=False).logits[0].numpy()))
+            logits.append(LogitsFile())
+            for piece in logits_by_piece(model, window):
+                logits[-1].append(piece.numpy())
         progress(ProgressEvent("reference", len(text.windows), len(text.windows) + 1, "windows"))
         steps = min(GREEDY_TOKENS, context_length - len(text.prompt))
         greedy = _greedy(model, text.prompt, steps, set(source.eos_ids))
@@ -65,7 +65,7 @@ def compute_reference(
     tokens = calibration_tokens(tokenizer, source.architecture.vocab)
     energy = measure_energy(model, tokens[: source.architecture.max_position])
     del model
-    gc.collect()
+    trim()
     return Reference(text, logits, greedy, energy, describe_reference(source))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ class Runner(ABC):
     @abstractmethod
     def forward(self, tokens: list[int]) -> Logits:
         """Append ``tokens`` to the past; float32 logits ``[1 or tokens, vocab]``, the last token's last."""
+
+    def pieces(self, tokens: list[int]) -> Iterator[Logits]:
+        """:meth:`forward`, its rows in one or several pieces."""
+        yield self.forward(tokens)
 
     def greedy(self, prompt: list[int], steps: int, ends: set[int] | None = None) -> tuple[list[int], Logits]:
         """Continue ``prompt`` greedily from an empty cache, up to ``steps`` tokens or one of ``ends``.

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from edgekit_export.gate.logits import logits_by_piece
+
 #: The text; not the gate's, so that the gate stays a test.
 TEXT = Path(__file__).with_name("calibration.txt")
 #: Tokens of it that are used: more changed nothing that could be measured.
@@ -29,12 +31,14 @@ def measure_energy(model: PreTrainedModel, tokens: list[int]) -> dict[str, torch
     Returns float32 ``[in]`` by the name of the layer's weight, a tied head under its embedding's name.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    energy: dict[str, torch.Tensor] = {}
+    sums: dict[str, torch.Tensor] = {}
+    rows: dict[str, int] = {}
 
     def watch(name: str) -> Any:
         def hook(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             flat = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).to(torch.float32)
-            energy[name] = flat.square().mean(0)
+            sums[name] = sums.get(name, torch.zeros(1)) + flat.square().sum(0)
+            rows[name] = rows.get(name, 0) + len(flat)
 
         return hook
 
@@ -45,8 +49,9 @@ def measure_energy(model: PreTrainedModel, tokens: list[int]) -> dict[str, torch
     ]
     try:
         with torch.no_grad():
-            model(torch.tensor([tokens]), use_cache=False)
+            for _ in logits_by_piece(model, tokens):
+                pass
     finally:
         for hook in hooks:
             hook.remove()
-    return energy
+    return {name: total / rows[name] for name, total in sums.items()}

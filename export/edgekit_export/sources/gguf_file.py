@@ -16,7 +16,7 @@ import torch
 from transformers import PretrainedConfig
 from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 from transformers.integrations.gguf.dequant import GGML_BLOCK, GGML_NAME, dequantize
-from transformers.integrations.gguf.reader import GgufHeader, load_gguf_state_dict, read_gguf_metadata
+from transformers.integrations.gguf.reader import GgufHeader, read_gguf_metadata
 
 from edgekit.errors import InputError, UnsupportedError
 from edgekit.schema.bundle import Source
@@ -34,6 +34,7 @@ ARCHITECTURES = ("llama", "qwen2", "qwen3")
 
 _STRING_ARRAYS = ("tokenizer.ggml.tokens", "tokenizer.ggml.merges")
 _FLOAT_TYPES = {0: "F32", 1: "F16", 30: "BF16"}
+_TORCH_TYPES = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}
 #: What a damaged header makes the reader raise.
 _DAMAGE = (ValueError, struct.error, IndexError, KeyError, TypeError, OverflowError, MemoryError, ZeroDivisionError)
 
@@ -72,7 +73,7 @@ def open_gguf(
         config=config,
         skeleton=skeleton,
         architecture=describe(config, skeleton),
-        tensors=_tensors(header, architecture, config, skeleton, origin=origin),
+        tensors=_tensors(path, header, architecture, config, skeleton, origin=origin),
         tokenizer=tokenizer,
         generation=_generation(metadata),
     )
@@ -157,11 +158,10 @@ def config_values(metadata: dict[str, Any], header: GgufHeader, *, origin: str) 
 
 
 def _tensors(
-    header: GgufHeader, architecture: str, config: PretrainedConfig, skeleton: Skeleton, *, origin: str
+    path: Path, header: GgufHeader, architecture: str, config: PretrainedConfig, skeleton: Skeleton, *, origin: str
 ) -> TensorStore:
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
-    lazy = load_gguf_state_dict(header)
     infos = {info.name: info for info in header.tensors}
     arch = next(key for key, value in MODEL_ARCH_NAMES.items() if value == architecture)
     names = get_tensor_name_map(arch, config.num_hidden_layers)
@@ -176,8 +176,12 @@ def _tensors(
     def read(name: str) -> torch.Tensor:
         info = infos[place[name]]
         try:
-            raw = lazy[info.name][...]
-            values = raw if info.ggml_type in _FLOAT_TYPES else dequantize(raw, info.ggml_type)
+            raw = torch.from_numpy(np.fromfile(path, np.uint8, info.nbytes, offset=header.data_start + info.offset))
+            values = (
+                raw.view(_TORCH_TYPES[info.ggml_type])
+                if info.ggml_type in _FLOAT_TYPES
+                else dequantize(raw, info.ggml_type)
+            )
             values = values.to(torch.float32).reshape(info.shape)
         except (*_DAMAGE, RuntimeError, OSError) as error:
             raise InputError(f"read {info.name} from {origin}: {error}") from error

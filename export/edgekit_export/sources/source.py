@@ -12,6 +12,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrain
 from edgekit.errors import InputError
 from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.schema.bundle import Architecture, FileRole, Source, Tokenizer
+from edgekit_export.allocator import trim
 from edgekit_export.sources.architecture import Skeleton
 from edgekit_export.sources.tensors import TensorStore
 from edgekit_export.sources.tokenizer import TokenizerSource
@@ -73,6 +74,8 @@ class ModelSource:
             model = kind.from_pretrained(
                 None, config=self.config, state_dict=state, dtype=torch.float32, attn_implementation="eager"
             )
+        del state
+        trim()
         return model.eval()
 
     @cached_property

@@ -1,0 +1,21 @@
+// What this process has mapped, as the kernel lists it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace edgekit {
+
+struct Mapping {
+  std::uintptr_t begin;
+  std::uintptr_t end;
+};
+
+// Private, writable and of no file: what malloc and mmap gave. Stacks are left out.
+std::vector<Mapping> anonymous_mappings();
+
+// Of the file at `path`.
+std::vector<Mapping> mappings_of(const std::string& path);
+
+}  // namespace edgekit
