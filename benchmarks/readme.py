@@ -16,6 +16,7 @@ TITLES = {
     "onnx-vs-llamacpp": ("ONNX w4", "llama.cpp Q4_0"),
     "onnx-vs-genai": ("ONNX w4", "onnxruntime-genai int4"),
     "executorch-vs-llamacpp": ("ExecuTorch w4a8", "llama.cpp Q4_0"),
+    "executorch-vs-python": ("ExecuTorch w4a8, the probe", "ExecuTorch's Python runtime, same file"),
     "push-vs-adb": ("edgekit's copies", "the adb client"),
     "probe-overhead": ("the probe", "a bare loop around the same session"),
     "export": ("edgekit export, gate included", "onnxruntime-genai's builder, unchecked"),

@@ -13,11 +13,11 @@ import sys
 
 #: glibc's option: allocations of this size and above are mappings of their own, which end when they are freed.
 _M_MMAP_THRESHOLD = -3
-_MAPPED_FROM = 1 << 20
+_MAPPED_FROM = 1 << 18
 
 
 def return_large_pieces() -> None:
-    """Let allocations of 1 MiB and more go back to the system as soon as they are freed (glibc only)."""
+    """Let allocations of 256 KiB and more go back to the system as soon as they are freed (glibc only)."""
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError, OSError):
             ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM)

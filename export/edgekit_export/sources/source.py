@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from functools import cached_property
 from pathlib import Path
@@ -63,10 +64,14 @@ class ModelSource:
             InputError: a weight that cannot be read.
         """
         state = {}
-        for index, name in enumerate(self.tensors):
+        # Large ones first: what reading one needs beside it must not come on top of all the others.
+        names = sorted(self.tensors, key=lambda name: -math.prod(self.tensors.shapes[name]))
+        for index, name in enumerate(names):
             progress(ProgressEvent("load model", index, len(self.tensors), "tensors", name))
             state[name] = self.tensors[name]
         progress(ProgressEvent("load model", len(self.tensors), len(self.tensors), "tensors"))
+        # A tied weight that is not named would be made, given random values, and thrown away.
+        state |= {other: state[name] for other, name in self.tied.items()}
         kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(self.config)]
         import torch
 
