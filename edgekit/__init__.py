@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from edgekit.api import (
         calibrate,
+        check_device,
         check_estimates,
         compare,
         devices,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "calibrate",
+    "check_device",
     "check_estimates",
     "compare",
     "devices",

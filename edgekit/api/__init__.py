@@ -8,7 +8,7 @@ from edgekit.api.calibrating import calibrate, fit_profile
 from edgekit.api.delivering import prune, push
 from edgekit.api.estimating import check_estimates, estimate
 from edgekit.api.exporting import export, verify
-from edgekit.api.informing import devices, doctor, model, models, models_report
+from edgekit.api.informing import check_device, devices, doctor, model, models, models_report
 from edgekit.api.measuring import probe, pull
 from edgekit.api.running import run
 from edgekit.api.surveying import preview_survey, published_survey, survey
@@ -16,6 +16,7 @@ from edgekit.api.sweeping import preview_sweep, sweep
 
 __all__ = [
     "calibrate",
+    "check_device",
     "check_estimates",
     "compare",
     "devices",

@@ -10,6 +10,7 @@ from edgekit.progress import Progress, silent
 
 if TYPE_CHECKING:
     from edgekit.analysis.catalogue import ModelFacts
+    from edgekit.deploy.device_doctor import Checkup
     from edgekit.deploy.doctor import Finding
     from edgekit.device.discover import DeviceRecord
     from edgekit.schema.model_profile import ModelProfile
@@ -77,3 +78,21 @@ def doctor() -> list[Finding]:
     from edgekit.deploy.doctor import check_host
 
     return check_host()
+
+
+def check_device(device: str | None = None) -> Checkup:
+    """What works on a device for measuring, and what it tells of itself; nothing stays on it.
+
+    Args:
+        device: as in :func:`edgekit.push`.
+
+    Returns:
+        A checklist, and a report for a bug tracker from which private values were removed.
+
+    Raises:
+        DeviceUnavailableError, DeviceFailedError: no such device, or it cannot be asked at all.
+    """
+    from edgekit.deploy.device_doctor import check_device as check
+    from edgekit.device.discover import resolve
+
+    return check(resolve(device))

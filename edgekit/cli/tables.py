@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgekit.analysis.estimator.proof import Proof
     from edgekit.analysis.operators import Breakdown
     from edgekit.analysis.query import Answer
+    from edgekit.deploy.device_doctor import Check
     from edgekit.deploy.doctor import Finding
     from edgekit.deploy.housekeeping import Pruned
     from edgekit.deploy.push import PushedBundle
@@ -314,5 +315,18 @@ def print_findings(findings: Sequence[Finding], output: Format) -> None:
         column("found", "found"),
         column("needed_for", "needed for"),
         column("install_command", "install", lambda value: formats.plain_text(value) if value else ""),
+    ]
+    show(Table(records, keys, columns), output)
+
+
+def print_checks(checks: Sequence[Check], output: Format) -> None:
+    """What works on a device."""
+    keys = ["name", "state", "found", "advice"]
+    records = [{key: getattr(check, key) for key in keys} for check in checks]
+    columns = [
+        column("name", "what"),
+        column("state", ""),
+        column("found", "found"),
+        column("advice", "what to do", lambda value: formats.plain_text(value) if value else ""),
     ]
     show(Table(records, keys, columns), output)

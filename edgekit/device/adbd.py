@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from edgekit.device import android
 from edgekit.device.adb_wire import (
     EXIT,
     MAX_REQUEST_BYTES,
@@ -46,8 +47,6 @@ from edgekit.device.base import (
 from edgekit.errors import DeviceFailedError, DeviceUnavailableError, InputError, UnsupportedError
 from edgekit.progress import Progress, ProgressEvent, silent
 
-#: Android's only directory where the shell user may both write and execute.
-ANDROID_ROOT = "/data/local/tmp"
 #: Time for a ``kill`` sent over a connection of its own.
 KILL_TIMEOUT_S = 10.0
 #: How much more than its size says a file may yield.
@@ -59,7 +58,7 @@ _MISSING = (2, 20)
 
 #: Where we keep our things: on Android the one executable place, elsewhere the user's cache.
 _FIND_ROOT = (
-    f"if [ -d {ANDROID_ROOT} ]; then echo {ANDROID_ROOT}/edgekit; "
+    f"if [ -d {android.ROOT} ]; then echo {android.ROOT}/edgekit; "
     'else echo "${XDG_CACHE_HOME:-$HOME/.cache}/edgekit"; fi'
 )
 

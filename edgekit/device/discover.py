@@ -130,7 +130,7 @@ def list_devices() -> list[DeviceRecord]:
 
 
 def _describe(device: Device) -> DeviceRecord:
-    from edgekit.device import conditions
+    from edgekit.device import android, conditions
     from edgekit.device.facts import gather
     from edgekit.schema.celsius import hottest
 
@@ -140,8 +140,6 @@ def _describe(device: Device) -> DeviceRecord:
     except EdgekitError as error:
         state = "unsupported" if isinstance(error, UnsupportedError) else "failing"
         return DeviceRecord(device.name, state, serial=serial, advice=error.message)
-    android = facts.android
-    soc = " ".join(part for part in (android.get("soc_manufacturer"), android.get("soc_model")) if part)
     heat = None
     # Who does not tell how it feels can be used all the same.
     with contextlib.suppress(EdgekitError):
@@ -150,8 +148,8 @@ def _describe(device: Device) -> DeviceRecord:
         device.name,
         "device",
         serial=serial,
-        model=android.get("model") or facts.cpu_model,
-        soc=soc or android.get("platform"),
+        model=facts.android.get("model") or facts.cpu_model,
+        soc=android.soc_name(facts.android),
         abi=facts.abi,
         os=facts.os,
         free_bytes=facts.free_bytes,

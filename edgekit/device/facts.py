@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from edgekit.device import parsing
+from edgekit.device import android, parsing
 from edgekit.device.base import Device, checked, printable
 from edgekit.device.cpu_names import arm_core
 from edgekit.errors import UnsupportedError
@@ -17,36 +17,12 @@ GATHER_TIMEOUT_S = 60.0
 
 #: Machines for which there is a probe, as ``uname -m`` tells them.
 _LINUX_ABIS = {"x86_64": "linux-x86_64", "aarch64": "linux-arm64", "arm64": "linux-arm64"}
-_ANDROID_ABIS = {"arm64-v8a": "android-arm64-v8a", "x86_64": "android-x86_64"}
 SUPPORTED_ABIS = ("linux-x86_64", "linux-arm64", "android-arm64-v8a", "android-x86_64")
 
 #: ``e_machine`` of an ELF file, little-endian, by the name that ``uname -m`` has for it.
 _ELF_MACHINES = {"3e 00": "x86_64", "b7 00": "aarch64", "28 00": "arm", "03 00": "i386", "f3 00": "riscv64"}
 #: A 64-bit kernel may run a 32-bit system, where ``uname -m`` still tells the kernel's machine.
 _NARROW = {"aarch64": "arm", "x86_64": "i386"}
-
-#: Android properties that help to compare phones; the others stay on the device, serial numbers among them.
-_PROPERTIES = {
-    "model": ("ro.product.model", "ro.product.vendor.model"),
-    "manufacturer": ("ro.product.manufacturer",),
-    "brand": ("ro.product.brand",),
-    "device": ("ro.product.device",),
-    "soc_manufacturer": ("ro.soc.manufacturer",),
-    "soc_model": ("ro.soc.model",),
-    "platform": ("ro.board.platform",),
-    "hardware": ("ro.hardware",),
-    "abilist": ("ro.product.cpu.abilist",),
-    "release": ("ro.build.version.release",),
-    "sdk": ("ro.build.version.sdk",),
-    "security_patch": ("ro.build.version.security_patch",),
-    "build_type": ("ro.build.type",),
-    "low_ram": ("ro.config.low_ram",),
-}
-#: Set by test boards that replay a phone's recorded properties.
-SIMULATED_PROPERTY = "edgekit.simulated"
-
-#: A property or model name is a few words; a device may send anything.
-_MAX_TEXT = 200
 
 
 def gather(device: Device) -> DeviceFacts:
@@ -74,21 +50,21 @@ def parse(text: str, name: str, transport: Literal["local", "adb", "adb-direct"]
     blocks = parsing.cpuinfo(found.get("cpuinfo", ""))
     abi = abi_of(found, properties, name)
     fidelity, reason = fidelity_of(found, properties, blocks)
-    android = _android(properties)
+    phone = android.known(properties)
     clusters = clusters_of(blocks, found.get("policies", ""))
     online = parsing.cpu_list(found.get("online", "")) or parsing.cpu_list(found.get("present", ""))
     return DeviceFacts(
         name=name,
         transport=transport,
         abi=abi,
-        os=_system(found, android),
-        kernel=_short(found.get("kernel", "")),
+        os=_system(found, phone),
+        kernel=android.short(found.get("kernel", "")),
         cpus=len(online) or sum("processor" in block for block in blocks) or 1,
         clusters=clusters,
-        cpu_model=_cpu_model(blocks, found, android) or _cores(clusters),
+        cpu_model=_cpu_model(blocks, found, phone) or _cores(clusters),
         memory_bytes=parsing.meminfo(found.get("meminfo", "")).get("MemTotal"),
         free_bytes=parsing.free_bytes(found.get("disk", "")),
-        android=android,
+        android=phone,
         fidelity=fidelity,
         fidelity_reason=reason,
     )
@@ -102,11 +78,11 @@ def abi_of(found: dict[str, str], properties: dict[str, str], name: str) -> str:
     """
     machine = found.get("machine", "")
     hint = f"supported are {', '.join(SUPPORTED_ABIS)}"
-    if is_android(properties):
-        listed = properties.get("ro.product.cpu.abi") or properties.get("ro.product.cpu.abilist", "").split(",")[0]
-        abi = _ANDROID_ABIS.get(listed)
+    # A board that replays a phone runs programs of its own machine.
+    if android.is_android(properties) and android.SIMULATED_PROPERTY not in properties:
+        abi, listed = android.abi(properties)
         if abi is None:
-            raise UnsupportedError(f"use an Android of ABI {printable(listed)[:40]!r}", device=name, hint=hint)
+            raise UnsupportedError(f"use an Android of ABI {listed!r}", device=name, hint=hint)
         return abi
     abi = _LINUX_ABIS.get(machine) if found.get("system", "Linux") == "Linux" else None
     if abi is None:
@@ -117,28 +93,24 @@ def abi_of(found: dict[str, str], properties: dict[str, str], name: str) -> str:
     return abi
 
 
-def is_android(properties: dict[str, str]) -> bool:
-    """Whether these are an Android's properties."""
-    return "ro.build.version.sdk" in properties
-
-
 def fidelity_of(
     found: dict[str, str], properties: dict[str, str], blocks: list[dict[str, str]]
 ) -> tuple[Literal["real", "emulated", "simulated"], str | None]:
     """Whether times measured on the device mean anything, and why not."""
     machine = _canonical(found.get("machine", ""))
     runs_on = _interpreter_machine(found)
-    path = printable(found.get("interpreter_path", ""))[:_MAX_TEXT]
+    path = printable(found.get("interpreter_path", ""))[: android.MAX_TEXT]
     if runs_on is not None and runs_on != machine:
         return "emulated", f"{machine} programs are run by {path or 'an emulator'} on {runs_on}"
     if runs_on is None and "qemu" in path:
         return "emulated", f"{machine} programs are run by {path}"
     if machine == "aarch64" and any("vendor_id" in block and "flags" in block for block in blocks):
         return "emulated", "uname says aarch64, /proc/cpuinfo describes an x86 processor"
-    if properties.get("ro.kernel.qemu") == "1" or properties.get("ro.boot.qemu") == "1":
+    if android.is_emulator(properties):
         return "emulated", "an Android emulator, not a phone"
-    if SIMULATED_PROPERTY in properties:
-        return "simulated", f"replays the recorded properties of {_short(properties[SIMULATED_PROPERTY])}"
+    if android.SIMULATED_PROPERTY in properties:
+        phone = android.short(properties[android.SIMULATED_PROPERTY])
+        return "simulated", f"replays the recorded properties of {phone}"
     return "real", None
 
 
@@ -177,42 +149,31 @@ def _core_name(block: dict[str, str]) -> str | None:
     part = parsing.hexadecimal(block.get("CPU part"))
     if implementer is not None and part is not None:
         return arm_core(implementer, part)
-    return _short(block.get("model name", ""))
+    return android.short(block.get("model name", ""))
 
 
-def _cpu_model(blocks: list[dict[str, str]], found: dict[str, str], android: dict[str, str]) -> str | None:
+def _cpu_model(blocks: list[dict[str, str]], found: dict[str, str], phone: dict[str, str]) -> str | None:
     """The processor's name: what the kernel says, else the chip that Android names, else the board."""
     for key in ("model name", "Hardware"):
         for block in blocks:
             if block.get(key):
-                return _short(block[key])
-    soc = " ".join(part for part in (android.get("soc_manufacturer"), android.get("soc_model")) if part)
-    return _short(soc) or _short(found.get("board_model", ""))
+                return android.short(block[key])
+    return android.soc_name(phone) or android.short(found.get("board_model", ""))
 
 
 def _cores(clusters: list[CpuCluster]) -> str | None:
     """``4x Cortex-A55 + 4x Cortex-A76``, where all the device tells is its cores."""
     return (
-        " + ".join(f"{len(cluster.cpus)}x {cluster.name}" for cluster in clusters if cluster.name)[:_MAX_TEXT] or None
+        " + ".join(f"{len(cluster.cpus)}x {cluster.name}" for cluster in clusters if cluster.name)[: android.MAX_TEXT]
+        or None
     )
 
 
-def _android(properties: dict[str, str]) -> dict[str, str]:
-    if not is_android(properties):
-        return {}
-    found = {}
-    for name, keys in _PROPERTIES.items():
-        value = next((_short(properties[key]) for key in keys if properties.get(key)), None)
-        if value:
-            found[name] = value
-    return found
-
-
-def _system(found: dict[str, str], android: dict[str, str]) -> str:
-    if android:
-        return f"Android {android.get('release', '?')} (API {android.get('sdk', '?')})"
+def _system(found: dict[str, str], phone: dict[str, str]) -> str:
+    if phone:
+        return f"Android {phone.get('release', '?')} (API {phone.get('sdk', '?')})"
     named = parsing.os_release(found.get("os_release", ""))
-    return _short(named or "") or _short(found.get("system", "")) or "unknown"
+    return android.short(named or "") or android.short(found.get("system", "")) or "unknown"
 
 
 def _canonical(machine: str) -> str:
@@ -221,8 +182,3 @@ def _canonical(machine: str) -> str:
 
 def _interpreter_machine(found: dict[str, str]) -> str | None:
     return _ELF_MACHINES.get(re.sub(r"\s+", " ", found.get("interpreter", "")).strip())
-
-
-def _short(text: str) -> str | None:
-    """One line of bounded length without controls, None when nothing is left."""
-    return printable(" ".join(text.split()))[:_MAX_TEXT] or None

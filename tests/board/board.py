@@ -81,6 +81,7 @@ class Board:
         storage_bytes: int | None = None,
         cpuinfo: Path | None = None,
         user: int = 0,
+        local: Path | None = None,
     ) -> None:
         """Describe a board.
 
@@ -90,7 +91,9 @@ class Board:
             storage_bytes: size of ``/data/local/tmp`` as a tmpfs; without it, a directory of the host's disk.
             cpuinfo: a file to stand in for ``/proc/cpuinfo``.
             user: the user that adbd and its shells run as; 2000 is a phone's.
+            local: a directory to appear as ``/usr/local``: its programs are found first.
         """
+        self._local = local
         self.directory = directory
         self.arch = arch
         self.root = root_filesystem(arch)
@@ -216,7 +219,7 @@ class Board:
                     *("unshare", "--net", "--pid", "--uts", "--ipc", "--mount", "--propagation", "private"),
                     *("--fork", "--kill-child", "--"),
                     *(str(HERE / "init.sh"), str(self.root), f"10.77.{number}.2/30", f"board{number}"),
-                    *(self._storage, cpuinfo, str(self._user)),
+                    *(self._storage, cpuinfo, str(self._user), str(self._local or "-")),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -266,13 +269,14 @@ def board(
     storage_bytes: int | None = None,
     cpuinfo: Path | None = None,
     user: int = 0,
+    local: Path | None = None,
 ) -> Iterator[Board]:
     """A running board (arguments as :class:`Board`); an emulated one gets an ARM ``/proc/cpuinfo``."""
     directory.mkdir(parents=True, exist_ok=True)
     if cpuinfo is None and emulated(arch):
         cpuinfo = directory / "cpuinfo"
         cpuinfo.write_text(arm_cpuinfo(os.cpu_count() or 1))
-    made = Board(directory, arch=arch, storage_bytes=storage_bytes, cpuinfo=cpuinfo, user=user)
+    made = Board(directory, arch=arch, storage_bytes=storage_bytes, cpuinfo=cpuinfo, user=user, local=local)
     made.start()
     try:
         yield made

@@ -1,11 +1,12 @@
 #!/bin/sh
 # First process of a board, in namespaces of its own (see board.py); when it ends, the board is gone.
-# Usage: init.sh ROOT ADDRESS/PREFIX HOSTNAME STORAGE CPUINFO USER
+# Usage: init.sh ROOT ADDRESS/PREFIX HOSTNAME STORAGE CPUINFO USER LOCAL
 #   STORAGE   a directory to appear as /data/local/tmp, or tmpfs:BYTES
 #   CPUINFO   a file to appear as /proc/cpuinfo, or -
 #   USER      the numeric user that adbd and its shells run as: 0, or 2000 as on a phone
+#   LOCAL     a directory to appear as /usr/local, whose programs come first; or -
 set -eu
-root=$1 address=$2 name=$3 storage=$4 cpuinfo=$5 user=$6
+root=$1 address=$2 name=$3 storage=$4 cpuinfo=$5 user=$6 local=$7
 
 echo "$name" >/proc/sys/kernel/hostname
 # The root file system is shared by all boards of this machine: none may change it.
@@ -23,6 +24,7 @@ tmpfs:*) mount -t tmpfs -o "size=${storage#tmpfs:},mode=771" tmpfs "$root/data/l
 *) mount --bind "$storage" "$root/data/local/tmp" ;;
 esac
 chown "$user:$user" "$root/data/local/tmp"
+[ "$local" = - ] || mount --bind "$local" "$root/usr/local"
 [ "$cpuinfo" = - ] || mount --bind "$cpuinfo" "$root/proc/cpuinfo"
 
 echo ready
