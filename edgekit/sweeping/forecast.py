@@ -189,7 +189,7 @@ def fault_of(cell: Cell, look: DeviceLook, known: Known, runtimes: Sequence[str]
         if isinstance(look.error, UnsupportedError):
             raise look.error
         if cell.runtime not in runtimes:
-            raise InputError(f"no runtime is called {cell.runtime!r}", hint=f"runtimes: {', '.join(runtimes)}")
+            raise InputError(f"no runtime is called {cell.runtime!r} (there are {', '.join(runtimes)})")
         recipe = known.recipe(cell.recipe)
         options = recipe.runtimes.get(cell.runtime)
         if options is None or "refused" in options:

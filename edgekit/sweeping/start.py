@@ -174,6 +174,8 @@ class Start:
         jobs = missing_jobs(_bundles(planned), self.plan, self.context, self.root, known, account)
         stop = threading.Event()
         exports = exporter(jobs, stop)
+        # The workers of devices make and remove folders in it at the same time.
+        (self.root / ATTEMPTS).mkdir(parents=True, exist_ok=True)
         last = [SweepStatus((), 0, 0, 0, "")]
 
         def note(status: SweepStatus) -> None:

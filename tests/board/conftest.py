@@ -13,6 +13,8 @@ import pytest
 
 # A small bundle is made there.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "schema"))
+# Sweeps whose bundles are made already.
+sys.path.append(str(Path(__file__).resolve().parent.parent / "sweeping"))
 
 
 def _require(arch: boards.Arch) -> None:
