@@ -385,14 +385,16 @@ class Engine:
         """Leave a device alone until the next start; the others go on."""
         if self.stop.is_set():
             return
-        reason = error.message + (f" ({error.hint})" if error.hint else "")
+        # Of a device that was lost on the way the hint speaks of one measurement; here the next start is what helps.
+        told = isinstance(error, DeviceUnavailableError) and error.hint
+        reason = f"{error.message} ({error.hint})" if told else error.message
         self.journal.append(Quarantined(at=now(), device=name, reason=reason, exit_code=error.exit_code))
-        left = self.queue.quarantine(name, error.message)
+        left = self.queue.waiting(name)
         target = self._equal_device(name) if self.move and left else None
         if target is not None:
             cells = [cell.key for session in left for cell in session.cells]
             self.journal.append(Moved(at=now(), cells=cells, device=target))
-            self.queue.take_over(name, target, left)
+        self.queue.quarantine(name, reason, target)
 
     def _equal_device(self, name: str) -> str | None:
         own = self.looks[name].facts

@@ -126,23 +126,23 @@ class Queue:
     def _lane_of(self, cell: Cell) -> _Lane:
         return self._lanes[self._account.moved.get(cell.key, cell.device)]
 
-    def quarantine(self, name: str, reason: str) -> list[Session]:
-        """Take a device out; its sessions stay with it, and are returned."""
+    def waiting(self, name: str) -> list[Session]:
+        """What a device has still to begin."""
+        with self._changed:
+            return list(self._lanes[name].waiting)
+
+    def quarantine(self, name: str, reason: str, target: str | None) -> None:
+        """Take a device out; its sessions stay with it, or at the same moment become those of ``target``."""
         with self._changed:
             lane = self._lanes[name]
             lane.state, lane.detail, lane.current = "quarantined", reason, None
-            self._changed.notify_all()
-            return list(lane.waiting)
-
-    def take_over(self, name: str, target: str, sessions: Sequence[Session]) -> None:
-        """Another device does these."""
-        with self._changed:
-            own, other = self._lanes[name], self._lanes[target]
-            count = sum(len(session.cells) for session in sessions)
-            own.waiting = [session for session in own.waiting if session not in sessions]
-            own.total -= count
-            other.total += count
-            other.waiting += sessions
+            if target is not None:
+                other, sessions = self._lanes[target], lane.waiting
+                count = sum(len(session.cells) for session in sessions)
+                lane.total -= count
+                lane.waiting = []
+                other.total += count
+                other.waiting += sessions
             self._changed.notify_all()
 
     def usable(self, name: str) -> bool:
