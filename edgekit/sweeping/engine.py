@@ -81,6 +81,7 @@ class Engine:
         bundles: Mapping[BundleKey, Path],
         jobs: Sequence[ExportJob],
         run_exports: RunExports,
+        prepare: Callable[[Path, str], None],
         measure: Measure,
         exports_here: bool,
         together: bool,
@@ -103,6 +104,7 @@ class Engine:
             bundles: those that are made already.
             jobs: exports to be done.
             run_exports: does them.
+            prepare: builds or fetches what executes a bundle on an ABI.
             measure: measures one session.
             exports_here: exports take this machine's processor, so nothing is measured on it meanwhile.
             together: devices of one machine are measured at the same time, and their runs are marked.
@@ -112,7 +114,8 @@ class Engine:
             watch: told where things stand.
         """
         self.root, self.journal, self.protocol, self.context = root, journal, protocol, context
-        self.looks, self.jobs, self.measure, self.run_exports = looks, jobs, measure, run_exports
+        self.looks, self.jobs, self.run_exports = looks, jobs, run_exports
+        self.prepare, self.measure = prepare, measure
         self.exports_here, self.together, self.move = exports_here, together, move
         self.stop, self.progress, self.watch = stop, progress, watch
         self.queue = Queue(sessions, expected, totals, dict(bundles), jobs, journal.account)
@@ -315,7 +318,6 @@ class Engine:
         cells = [cell.key for cell in session.cells]
         expected = self.queue.expected(session)
         self.journal.append(Started(at=now(), attempt=attempt, device=name, cells=cells, expected_s=expected))
-        began = time.monotonic()
         self.queue.say(name, "measuring", "")
 
         def tell(event: ProgressEvent) -> None:
@@ -325,6 +327,10 @@ class Engine:
 
         threads = list(session.threads) if session.threads is not None else None
         try:
+            for key in session.bundles:
+                # Building what executes it is no part of what a session takes the next time.
+                self.prepare(self.queue.folder(key), known.abi)
+            began = time.monotonic()
             runs = self.measure(
                 SessionRequest(
                     device=device,

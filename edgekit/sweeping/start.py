@@ -12,6 +12,7 @@ from edgekit.analysis.accounting.decoder import Decoder
 from edgekit.errors import DeviceUnavailableError, EdgekitError, InputError, UnsupportedError
 from edgekit.probing.run_writer import now
 from edgekit.progress import Progress
+from edgekit.schema.integrity import read_manifest
 from edgekit.schema.protocol import Protocol
 from edgekit.schema.run import MANIFEST
 from edgekit.schema.storage import check_writable
@@ -178,6 +179,9 @@ class Start:
         (self.root / ATTEMPTS).mkdir(parents=True, exist_ok=True)
         last = [SweepStatus((), 0, 0, 0, "")]
 
+        def prepare(folder: Path, abi: str) -> None:
+            known.kit_of(read_manifest(folder), abi)
+
         def note(status: SweepStatus) -> None:
             last[0] = status
             watch(status)
@@ -207,6 +211,7 @@ class Start:
             bundles={key: folder for key in _bundles(planned) if (folder := known.folder(key)) is not None},
             jobs=jobs,
             run_exports=exports.run,
+            prepare=prepare,
             measure=measure,
             exports_here=exports_here,
             together=self.together,
