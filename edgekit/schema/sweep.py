@@ -150,6 +150,11 @@ def check_sweep_plan(plan: SweepPlan, origin: str = "the call") -> None:
         refuse("it has no name")
     models = [model.called for model in plan.model_list]
     names("models", models)
+    sources: dict[tuple[str, str | None], str] = {}
+    for model in plan.model_list:
+        other = sources.setdefault((model.source, model.revision), model.called)
+        if other != model.called:
+            refuse(f"{other!r} and {model.called!r} are the same model")
     names("recipes", plan.recipes)
     names("runtimes", plan.runtimes)
     for kind, values in (("threads", plan.threads), ("devices", plan.devices)):

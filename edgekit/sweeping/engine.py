@@ -134,42 +134,42 @@ class Engine:
         for name, look in self.looks.items():
             if look.error is not None:
                 self._quarantine(name, look.error)
-        threads = [
-            threading.Thread(target=self._guarded, args=(self._work, name), name=f"sweep {name}", daemon=True)
-            for name, look in self.looks.items()
-            if look.error is None
-        ]
-        exporting = threading.Thread(target=self._guarded, args=(self._export, ""), name="sweep exports", daemon=True)
+        workers: list[threading.Event] = []
         try:
-            for thread in [exporting, *threads]:
-                thread.start()
-            while any(thread.is_alive() for thread in threads):
+            workers.append(self._begin(self._export, ""))
+            for name, look in self.looks.items():
+                if look.error is None:
+                    workers.append(self._begin(self._work, name))
+            while not all(ended.is_set() for ended in workers):
                 self.watch(self.status())
-                self._wait_for(threads, TICK_S)
-            # With no device left, nobody needs what is still being exported but the next start.
-            while exporting.is_alive():
-                self.watch(self.status())
-                exporting.join(TICK_S)
+                _wait_for(workers, TICK_S)
         except BaseException:
             self.stop.set()
             self.queue.wake()
-            self._wait_for([exporting, *threads], END_S)
+            _wait_for(workers, END_S)
             self.watch(self.status())
             raise
         self.watch(self.status())
         if self._fatal is not None:
             raise self._fatal
 
+    def _begin(self, work: Callable[[str], None], name: str) -> threading.Event:
+        """Let a thread do something; the event says that it has ended.
+
+        Threads are not joined: Python takes a thread for ended once Ctrl-C interrupts who joins it.
+        """
+        ended = threading.Event()
+        thread = threading.Thread(
+            target=self._guarded, args=(work, name, ended), name=f"sweep {name or 'exports'}", daemon=True
+        )
+        thread.start()
+        return ended
+
     def status(self) -> SweepStatus:
         """Where things stand."""
         return self.queue.status()
 
-    def _wait_for(self, threads: Sequence[threading.Thread], seconds: float) -> None:
-        end = time.monotonic() + seconds
-        for thread in threads:
-            thread.join(max(0.0, end - time.monotonic()))
-
-    def _guarded(self, work: Callable[[str], None], name: str) -> None:
+    def _guarded(self, work: Callable[[str], None], name: str, ended: threading.Event) -> None:
         """A worker's thread: what ends it unforeseen ends the whole sweep, told in the main thread."""
         try:
             work(name)
@@ -180,6 +180,8 @@ class Engine:
                 self._fatal = error
             self.stop.set()
             self.queue.wake()
+        finally:
+            ended.set()
 
     # --- Exports ---
 
@@ -412,6 +414,12 @@ class Engine:
             if other != name and look.facts is not None and alike(own, look.facts) and self.queue.usable(other)
         ]
         return min(equal, key=self.queue.seconds_left, default=None)
+
+
+def _wait_for(events: Sequence[threading.Event], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    for event in events:
+        event.wait(max(0.0, end - time.monotonic()))
 
 
 def _part(session: Session, bundles: Sequence[BundleKey]) -> Session:

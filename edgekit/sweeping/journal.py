@@ -63,7 +63,7 @@ class Account:
             case Measured():
                 self.measured[entry.attempt] = entry
                 for cell in entry.runs:
-                    self.done.setdefault(cell, entry)
+                    self.done[cell] = entry
                     self.failed.pop(cell, None)
             case Failed():
                 self.failed.update({cell: entry for cell in entry.cells if cell not in self.done})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,7 +154,8 @@ def cluster(export_cache: Path) -> Iterator[Any]:
 
 def test_a_cluster_exports_and_this_host_measures(cluster: Any, trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    models = [SweepModel(source=str(trained), name="one"), SweepModel(source=str(trained), name="two")]
+    shutil.copytree(trained, tmp_path / "two")
+    models = [SweepModel(source=str(trained), name="one"), SweepModel(source=str(tmp_path / "two"), name="two")]
     plan = msgspec.structs.replace(plan_of(trained, ["w8"]), models=models)
     outcome = edgekit.sweep(plan, out=out, cluster=cluster.scheduler_address)
     assert outcome.count("done") == 2, outcome

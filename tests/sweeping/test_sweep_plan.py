@@ -135,6 +135,7 @@ def test_a_plan_is_read_from_toml(tmp_path: Path) -> None:
         (('["w8"]', '["w8", "w8"]'), "twice"),
         (('name = "p"', 'name = " "'), "no name"),
         (('name = "small"', 'name = "smollm2-135m"'), "twice"),
+        (("arch:smollm2-135m:layers=2", "smollm2-135m"), "the same model"),
         (("prompts = [16]", "prompts = [-1]"), "negative"),
         (("prompts = [16]", "repetitions = 0"), "measure nothing"),
         (("[[exclude]]", "[[include]]\nmodels = ['big']\n[[exclude]]"), "no model of the plan"),
