@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).resolve().parent / "export"))
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))
 
 
 @pytest.fixture(scope="session")

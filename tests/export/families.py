@@ -546,16 +546,17 @@ FAMILIES: tuple[Family, ...] = (
         kind="Phi3Config",
         settings={
             **_TIED,
-            "original_max_position_embeddings": CONTEXT // 2,
+            "max_position_embeddings": 4 * CONTEXT,
+            "original_max_position_embeddings": CONTEXT,
             "rope_parameters": {
                 "rope_type": "longrope",
                 "rope_theta": 10000.0,
                 "short_factor": [1.0 + 0.2 * i for i in range(8)],
                 "long_factor": [1.5 + 2.0 * i for i in range(8)],
-                "original_max_position_embeddings": CONTEXT // 2,
+                "original_max_position_embeddings": CONTEXT,
             },
         },
-        faults=(Fault("rotary scaling", {"rope_parameters": _ROPE, "original_max_position_embeddings": CONTEXT}),),
+        faults=(Fault("rotary scaling", {"rope_parameters": _ROPE}),),
         gains={"qkv_proj": 1.1},
     ),
     Family(

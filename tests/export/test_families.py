@@ -16,10 +16,14 @@ TIGHTEST = load_recipe("fp32").thresholds.kl_mean
 def test_every_feature_shows_in_the_logits(name: str) -> None:
     family = families.family(name)
     wanted = families.logits(family.model())
-    assert families.divergence(wanted, families.logits(family.model())) < TIGHTEST
     for fault in family.faults:
         found = families.divergence(wanted, families.logits(family.faulty(fault)))
         assert found > (1e4 * TIGHTEST if fault.subtle else LOOSEST), (fault.feature, fault.settings, found)
+
+
+def test_a_family_is_the_same_model_every_time() -> None:
+    one, again = (families.logits(families.family("llama").model()) for _ in range(2))
+    assert families.divergence(one, again) < TIGHTEST
 
 
 def test_the_families_cover_what_decoders_differ_in() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import families
 import msgspec
 import numpy as np
 import onnx
@@ -153,10 +154,18 @@ def test_what_cannot_be_served_is_refused_by_name(templates):
         templates(dynamic)
     with pytest.raises(UnsupportedError, match="context of 96 tokens"):
         templates(transformers.LlamaConfig(**{**onnx_models.SMALL, "max_position_embeddings": 64}))
-    with pytest.raises(UnsupportedError, match="sliding-window"):
-        templates(transformers.MistralConfig(**onnx_models.SMALL, sliding_window=32))
-    with pytest.raises(UnsupportedError, match="gpt2"):
-        templates(transformers.GPT2Config(n_embd=64, n_layer=3, n_head=4, vocab_size=640, n_positions=256))
+    long = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+    with pytest.raises(UnsupportedError, match="beyond 64 tokens"):
+        templates(
+            transformers.Phi3Config(
+                **onnx_models.SMALL,
+                original_max_position_embeddings=64,
+                rope_parameters={**long, "original_max_position_embeddings": 64},
+            )
+        )
+    for family, said in (("lfm2", "another state than keys and values"), ("minicpm3", "keys of width 32")):
+        with pytest.raises(UnsupportedError, match=said):
+            templates(families.family(family).config())
 
 
 def test_a_state_that_does_not_fit_leaves_nothing_behind(templates, tmp_path):

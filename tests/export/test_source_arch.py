@@ -44,7 +44,7 @@ def test_a_shape_of_ones_own() -> None:
 
 
 #: No class in transformers; no attention; no longest position.
-REFUSED = {"openelm", "mamba", "recurrent_gemma", "bloom"}
+REFUSED = {"openelm", "mamba", "recurrent_gemma"}
 
 
 @pytest.mark.parametrize("name", model_names())

@@ -22,7 +22,13 @@ Table = npt.NDArray[np.float64]
 def check_rope(stored: StoredModel, config: PretrainedConfig) -> GateCheck:
     """Compare every rotary table that attention reads with one computed from ``config``."""
     name, limit = "rope tables", f"cos and sin within {TOLERANCE:g} of the source's settings"
-    found = {(node.input[7], node.input[8]) for node in stored.attentions() if len(node.input) > 8 and node.input[7]}
+    found = [
+        (stored.float_array(cos), stored.float_array(sin))
+        for cos, sin in sorted(
+            {(node.input[7], node.input[8]) for node in stored.attentions() if len(node.input) > 8 and node.input[7]}
+        )
+    ]
+    found += _outside_attention(stored)
     settings = getattr(config, "rope_parameters", None) or {}
     if not found:
         passed = not settings
@@ -31,8 +37,7 @@ def check_rope(stored: StoredModel, config: PretrainedConfig) -> GateCheck:
     worst = 0.0
     cause = None
     candidates = _layer_settings(settings)
-    for cos_name, sin_name in sorted(found):
-        cos, sin = stored.float_array(cos_name), stored.float_array(sin_name)
+    for cos, sin in found:
         differences = []
         for one in candidates:
             wanted_cos, wanted_sin = rotary_tables(one, config, *cos.shape)
@@ -49,6 +54,34 @@ def check_rope(stored: StoredModel, config: PretrainedConfig) -> GateCheck:
         limit=limit,
         cause=None if passed else cause,
     )
+
+
+def _outside_attention(stored: StoredModel) -> list[tuple[Table, Table]]:
+    """Cosines and sines ``[positions, half]`` that the graph looks up by position, where attention rotates nothing."""
+    tables = [_halved(np.squeeze(stored.float_array(name))) for name in stored.tables()]
+    cosines = [table for table in tables if table.ndim == 2 and table.shape[0] > 1 and (table[0] > 0.5).all()]
+    sines = [table for table in tables if table.ndim == 2 and table.shape[0] > 1 and (table[0] == 0).all()]
+    pairs = []
+    for cos in cosines:
+        fitting = [
+            sin
+            for sin in sines
+            if sin.shape == cos.shape and np.allclose(cos**2 + sin**2, cos[0, 0] ** 2, atol=TOLERANCE)
+        ]
+        pairs += [(cos, sin) for sin in fitting[:1]]
+    return pairs
+
+
+def _halved(table: Table) -> Table:
+    """A table with each frequency once: families write them twice, side by side or in turn."""
+    if table.ndim != 2 or table.shape[1] % 2:
+        return table
+    half = table.shape[1] // 2
+    if np.array_equal(table[:, :half], table[:, half:]):
+        return table[:, :half]
+    if np.array_equal(table[:, ::2], table[:, 1::2]):
+        return table[:, ::2]
+    return table
 
 
 def rotary_tables(settings: dict[str, Any], config: PretrainedConfig, positions: int, half: int) -> tuple[Table, Table]:

@@ -18,6 +18,10 @@ from edgekit.errors import InputError
 
 #: Initializers carry their parameters' names, joined where several were packed into one matrix.
 JOIN = "+"
+#: Begins the names of what is looked up by position.
+_TABLE = "positions.table."
+#: Ends the names of a matrix seen as the rows of a table.
+_ROWS = ".rows"
 
 
 class StoredMatrix(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +33,7 @@ class StoredMatrix(msgspec.Struct, frozen=True, kw_only=True):
         block: values that share a scale; None for floating point.
         symmetric: whether zero is stored as the middle of the range.
         transposed: stored as ``[in, out]``.
+        turned: what is multiplied with is the transpose of the source's weight.
         plus: was added to the parameter.
         tensors: names of its initializers by role (data, scales, zero_points).
         shape: of the weight in the source, ``[out, in]`` or ``[n]``.
@@ -42,6 +47,7 @@ class StoredMatrix(msgspec.Struct, frozen=True, kw_only=True):
     plus: float
     tensors: dict[str, str]
     shape: list[int]
+    turned: bool = False
 
 
 class StoredWeights(Protocol):
@@ -75,6 +81,16 @@ class StoredModel:
     def attentions(self) -> list[Any]:
         """The attention nodes, in order."""
         return [node for node in self.graph.node if node.op_type == "GroupQueryAttention"]
+
+    def tables(self) -> list[str]:
+        """Floating-point constants that the graph looks up by position."""
+        import onnx
+
+        return sorted(
+            name
+            for name, tensor in self._initializers.items()
+            if name.startswith(_TABLE) and tensor.data_type == onnx.TensorProto.FLOAT
+        )
 
     def array(self, name: str) -> npt.NDArray[Any]:
         """An initializer's values; external ones are mapped from their file.
@@ -111,6 +127,11 @@ class StoredModel:
             elif node.op_type == "DynamicQuantizeMatMul" and node.input[1] not in seen:
                 seen.add(node.input[1])
                 yield self._channels(node)
+        # A tied table is the head's matrix, which was found above.
+        for node in self.graph.node:
+            if node.op_type == "GatherBlockQuantized" and node.input[0].removesuffix(_ROWS) not in seen:
+                seen.add(node.input[0].removesuffix(_ROWS))
+                yield self._table(node)
         for name, tensor in self._initializers.items():
             if not name.endswith((".rows", ".scales", ".zero_points")) and _is_parameter(name, tensor):
                 yield self._plain(name, tensor)
@@ -121,21 +142,40 @@ class StoredModel:
         if len(node.input) > 3 and node.input[3]:
             tensors["zero_points"] = node.input[3]
         stem = node.input[1].removesuffix(f".q{values['bits']}")
-        parts, transposed, plus = _parse(stem)
+        parts, turned, plus = _parse(stem)
         return StoredMatrix(
             parts=parts,
             bits=values["bits"],
             block=values["block_size"],
             symmetric="zero_points" not in tensors,
-            transposed=transposed,
+            transposed=False,
             plus=plus,
             tensors=tensors,
             shape=[values["N"], values["K"]],
+            turned=turned,
+        )
+
+    def _table(self, node: Any) -> StoredMatrix:
+        values = {attribute.name: attribute.i for attribute in node.attribute}
+        tensors = {"data": node.input[0], "scales": node.input[2]}
+        if len(node.input) > 3 and node.input[3]:
+            tensors["zero_points"] = node.input[3]
+        rows, width = self._initializers[node.input[0]].dims
+        parts, _, plus = _parse(node.input[0].removesuffix(_ROWS).removesuffix(f".q{values['bits']}"))
+        return StoredMatrix(
+            parts=parts,
+            bits=values["bits"],
+            block=values["block_size"],
+            symmetric="zero_points" not in tensors,
+            transposed=False,
+            plus=plus,
+            tensors=tensors,
+            shape=[rows, width * 8 // values["bits"]],
         )
 
     def _channels(self, node: Any) -> StoredMatrix:
         columns, rows = self._initializers[node.input[1]].dims
-        parts, _, plus = _parse(node.input[1].removesuffix(".q8"))
+        parts, turned, plus = _parse(node.input[1].removesuffix(".q8"))
         return StoredMatrix(
             parts=parts,
             bits=8,
@@ -145,6 +185,7 @@ class StoredModel:
             plus=plus,
             tensors={"data": node.input[1], "scales": node.input[2]},
             shape=[rows, columns],
+            turned=turned,
         )
 
     def _plain(self, name: str, tensor: Any) -> StoredMatrix:

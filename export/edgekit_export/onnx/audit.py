@@ -15,7 +15,7 @@ from edgekit.schema.bundle import AuditedOperator, OnnxInterface
 from edgekit.schema.recipe import MatrixFormat, RecipeProfile
 from edgekit_export.onnx.external import region
 from edgekit_export.onnx.files import MODEL, WEIGHTS, OnnxModelFiles, describe_interface, runtime_options
-from edgekit_export.onnx.interface import LOGITS
+from edgekit_export.onnx.interface import COMPUTED, LOGITS
 from edgekit_export.onnx.template import OnnxTemplate
 
 #: Attributes that say what a quantized operator does; the others are shapes.
@@ -163,7 +163,7 @@ def _matrix(
         name = inputs[0]
     else:
         return None
-    if name not in initializers:
+    if name not in initializers or name.startswith(COMPUTED):
         return None
     import onnx
 
@@ -195,7 +195,7 @@ def _is_float_matrix(name: str, tensor: Any) -> bool:
         and len(tensor.dims) >= 2
         and math.prod(tensor.dims) >= _LARGE
         and not name.endswith((".scales", ".scales.rows"))
-        and not name.startswith("rotary.")
+        and not name.startswith(COMPUTED)
     )
 
 
@@ -250,7 +250,7 @@ def _weight_bytes(initializers: dict[str, Any]) -> int:
         for _, length in {
             region(tensor)[1:]
             for name, tensor in initializers.items()
-            if tensor.data_location == onnx.TensorProto.EXTERNAL and not name.startswith("rotary.")
+            if tensor.data_location == onnx.TensorProto.EXTERNAL and not name.startswith(COMPUTED)
         }
     )
 

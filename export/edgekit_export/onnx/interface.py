@@ -14,18 +14,19 @@ import numpy as np
 
 from edgekit.errors import UnsupportedError
 from edgekit_export.onnx.graph import MICROSOFT, PLACEHOLDER, Array, Graph, Node, Weight, ancestors, evaluate
+from edgekit_export.onnx.masks import Mask, add_distances, read_mask
+from edgekit_export.onnx.positional import TABLE, tabulate
 from edgekit_export.onnx.trace import Traced
 
 TOKENS = "input_ids"
 SEQLENS_K = "seqlens_k"
 TOTAL_LENGTH = "total_sequence_length"
 LOGITS = "logits"
+#: Constants of the graph that were computed here, and are no parameters, begin so.
+COMPUTED = ("rotary.", TABLE, "alibi.")
 
 # Inputs of GroupQueryAttention by position.
 _PAST_KEY, _PAST_VALUE, _SEQLENS, _TOTAL, _COS, _SIN, _POSITIONS, _BIAS = 3, 4, 5, 6, 7, 8, 9, 10
-
-#: A mask forbids with the most negative float; anything below this is taken for "forbidden".
-_FORBIDDEN = -1e30
 
 
 def past_name(layer: int, kind: str) -> str:
@@ -68,15 +69,21 @@ def clean(traced: Traced, context_length: int) -> Graph:
     _drop_constant_choices(traced, samples)
     _drop_reshapes(traced, attentions)
     _name_caches(graph, attentions)
-    _name_linears(graph)
+    _name_linears(traced)
     for node in attentions:
         node.inputs[_SEQLENS], node.inputs[_TOTAL] = SEQLENS_K, TOTAL_LENGTH
-        node.inputs = node.inputs[: _SIN + 1] if node.inputs[_COS] else node.inputs[: _TOTAL + 1]
-    graph.inputs = [TOKENS, SEQLENS_K, TOTAL_LENGTH]
-    graph.inputs += [past_name(layer, kind) for layer in range(len(attentions)) for kind in ("key", "value")]
+        while not node.inputs[-1]:
+            node.inputs.pop()
+        layer = _layer_of_past(node.inputs[_PAST_KEY])
+        if layer in traced.caps:
+            node.attributes["softcap"] = traced.caps[layer]
     graph.outputs = [LOGITS]
     graph.outputs += [present_name(layer, kind) for layer in range(len(attentions)) for kind in ("key", "value")]
     graph.prune()
+    _tabulate(traced, context_length)
+    graph.prune()
+    graph.inputs = [TOKENS, SEQLENS_K, TOTAL_LENGTH]
+    graph.inputs += [past_name(layer, kind) for layer in range(len(attentions)) for kind in ("key", "value")]
     _check_inputs(graph)
     return graph
 
@@ -105,15 +112,25 @@ def _feeds(traced: Traced, sample: _Sample, positions: Array | None = None) -> d
         elif name == TOKENS:
             feeds[name] = np.zeros((1, sample.new), np.int64)
         elif "sliding_window" in name:
-            raise UnsupportedError(
-                "layers with a sliding-window cache are not served yet",
-                hint="choose a model with full attention in every layer",
-            )
+            # The trace carries the window along; nothing may read it, since masks say what it means.
+            continue
         else:
             raise UnsupportedError(
                 f"the traced model wants an input {name!r}", hint="only text decoders with a plain KV cache are served"
             )
     return feeds
+
+
+def _tabulate(traced: Traced, context_length: int) -> None:
+    caches = [name for name in traced.graph.inputs if re.search(r"layers\.(\d+)\.(?:keys|values)$", name)]
+    tabulate(
+        traced.graph,
+        caches,
+        TOKENS,
+        TOTAL_LENGTH,
+        context_length,
+        lambda names, past, new: _evaluate(traced, names, _feeds(traced, _Sample(past, new))),
+    )
 
 
 def _evaluate(traced: Traced, targets: list[str], feeds: dict[str, Array]) -> list[Array]:
@@ -169,38 +186,25 @@ def _fix_rotary(traced: Traced, attentions: list[Node], context_length: int) -> 
 
 
 def _drop_masks(traced: Traced, attentions: list[Node], samples: list[_Sample], context_length: int) -> None:
-    """Prove each mask causal or a sliding window, which GroupQueryAttention does by itself."""
-    windows: dict[str, int | None] = {"": None}
+    """Prove each mask causal, a sliding window or ALiBi's distances; attention does the first two by itself."""
+    masks: dict[str, Mask] = {"": Mask(None, None)}
     for name in dict.fromkeys(node.inputs[_BIAS] for node in attentions):
         if name:
             _positional(traced, name, "the attention mask")
-            windows[name] = _window(traced, name, samples, context_length)
+            masks[name] = read_mask(
+                [
+                    (sample.past, _evaluate(traced, [name], _feeds(traced, sample))[0])
+                    for sample in samples
+                    if sample.past + sample.new <= context_length
+                ]
+            )
     for node in attentions:
-        window = windows[node.inputs[_BIAS]]
+        mask = masks[node.inputs[_BIAS]]
         node.inputs[_BIAS] = ""
-        if window is not None:
-            node.attributes["local_window_size"] = window
-
-
-def _window(traced: Traced, name: str, samples: list[_Sample], context_length: int) -> int | None:
-    window: int | None = None
-    for sample in samples:
-        (bias,) = _evaluate(traced, [name], _feeds(traced, sample))
-        allowed = np.broadcast_to(bias == 0, (1, bias.shape[1], sample.new, sample.past + sample.new))
-        if not np.all((bias == 0) | (bias < _FORBIDDEN)):
-            raise UnsupportedError("attention adds a bias to its scores (such as ALiBi), which is not served")
-        query = np.arange(sample.past, sample.past + sample.new)[:, None]
-        key = np.arange(sample.past + sample.new)[None]
-        causal = key <= query
-        if np.array_equal(allowed, np.broadcast_to(causal, allowed.shape)):
-            continue
-        found = int(allowed[0, 0, -1].sum())
-        if not np.array_equal(allowed, np.broadcast_to(causal & (key > query - found), allowed.shape)):
-            raise UnsupportedError("the attention mask is neither causal nor a sliding window")
-        if window not in (None, found):
-            raise UnsupportedError(f"the attention window changes with the position: {window}, then {found}")
-        window = found
-    return window
+        if mask.window is not None:
+            node.attributes["local_window_size"] = mask.window
+        if mask.slopes is not None:
+            node.inputs[_BIAS] = add_distances(traced.graph, mask.slopes, TOKENS, TOTAL_LENGTH)
 
 
 def _drop_constant_choices(traced: Traced, samples: list[_Sample]) -> None:
@@ -256,6 +260,10 @@ def _same_shape(target: list[int], shape: list[int]) -> bool:
     )
 
 
+def _layer_of_past(name: str) -> int:
+    return int(name.split(".")[1])
+
+
 def _layer_of(cache_input: str) -> int:
     found = re.search(r"layers\.(\d+)\.", cache_input)
     if not found:
@@ -276,8 +284,11 @@ def _name_caches(graph: Graph, attentions: list[Node]) -> None:
             node.outputs[position] = present
 
 
-def _name_linears(graph: Graph) -> None:
+def _name_linears(traced: Traced) -> None:
     """Mark products with weights and embedding lookups, for recipes to fill in."""
+    graph = traced.graph
+    _split_factors(graph)
+    _flat_products(traced)
     for node in graph.nodes:
         transposed = node.is_op("FusedMatMul", MICROSOFT) and node.attributes == {"transB": 1}
         if (transposed or node.is_op("MatMul")) and node.inputs[1] in graph.weights:
@@ -293,6 +304,76 @@ def _name_linears(graph: Graph) -> None:
             node.inputs = [
                 _weight(graph, graph.weights[value]) if value in graph.weights else value for value in node.inputs
             ]
+
+
+def _flat_products(traced: Traced) -> None:
+    """Products of flattened tokens (GPT-2's) as products of ``[1, n, width]``, their bias added after."""
+    graph = traced.graph
+    producers, consumers = graph.producers(), graph.consumers()
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        nodes.append(node)
+        if not node.is_op("Gemm") or node.inputs[1] not in graph.weights:
+            continue
+        plain = all(node.attributes.get(key, 1.0) == 1.0 for key in ("alpha", "beta"))
+        if not plain or node.attributes.get("transA", 0):
+            raise UnsupportedError("the architecture scales or turns a product in a way that is not served")
+        # What was reshaped on its way here began as [1, n, width].
+        value = node.inputs[0]
+        while (before := producers.get(value)) is not None and before.is_op("Reshape"):
+            value = before.inputs[0]
+        readers = consumers.get(node.outputs[0], [])
+        if not (before and before.is_op("Transpose")) and all(_unflattens(traced, reader) for reader in readers):
+            node.inputs[0] = value
+            for reader in readers:
+                graph.rename_uses(reader.outputs[0], node.outputs[0])
+        weight, result = node.inputs[1], node.outputs[0]
+        if node.attributes.get("transB", 0):
+            node.op_type, node.domain, node.attributes = "FusedMatMul", MICROSOFT, {"transB": 1}
+        else:
+            node.op_type, node.attributes = "MatMul", {}
+        if len(node.inputs) > 2 and node.inputs[2]:
+            node.outputs = [f"{result}/product"]
+            nodes.append(Node(op_type="Add", inputs=[node.outputs[0], node.inputs[2]], outputs=[result]))
+        node.inputs = [node.inputs[0], weight]
+    graph.nodes = nodes
+
+
+def _unflattens(traced: Traced, node: Node) -> bool:
+    """Whether ``node`` gives flattened tokens their shape ``[1, n, width]`` back."""
+    if not node.is_op("Reshape"):
+        return False
+    if ancestors(traced.graph, [node.inputs[1]], through_shapes=False) & set(traced.graph.weights):
+        return False
+    sample = _Sample(3, 7)
+    (target,) = _evaluate(traced, [node.inputs[1]], _feeds(traced, sample))
+    return len(target) == 3 and _same_shape(target.tolist()[:2], [1, sample.new])
+
+
+def _split_factors(graph: Graph) -> None:
+    """Take the factor out of products with weights that the exporter folded one into."""
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        nodes.append(node)
+        factor = node.attributes.get("alpha", 1.0)
+        if not node.is_op("FusedMatMul", MICROSOFT) or node.inputs[1] not in graph.weights or factor == 1.0:
+            continue
+        result, product = node.outputs[0], f"{node.outputs[0]}/product"
+        name = f"factor.{factor!r}"
+        graph.constants[name] = np.array(factor, np.float32)
+        node.outputs = [product]
+        nodes.append(Node(op_type="Mul", inputs=[product, name], outputs=[result]))
+    graph.nodes = nodes
+    for node in graph.nodes:
+        if node.is_op("FusedMatMul", MICROSOFT) and node.inputs[1] in graph.weights:
+            # What is stated as it is anyway.
+            node.attributes = {
+                key: value
+                for key, value in node.attributes.items()
+                if (key == "transB" and value) or (key in ("transA", "transBatchA", "transBatchB") and value)
+            }
+            if not node.attributes:
+                node.op_type, node.domain = "MatMul", ""
 
 
 def _weight(graph: Graph, weight: Weight) -> str:

@@ -27,7 +27,10 @@ _POSITIONWISE = {
     (MICROSOFT, "QuickGelu"),
     (MICROSOFT, "FastGelu"),
     (MICROSOFT, "BiasGelu"),
-    *(("", name) for name in ("Add", "Sub", "Mul", "Div", "Sigmoid", "Tanh", "Relu", "Gelu", "Erf", "Pow", "Sqrt")),
+    *(
+        ("", name)
+        for name in ("Add", "Sub", "Mul", "Div", "Sigmoid", "Tanh", "Relu", "Gelu", "Erf", "Pow", "Sqrt", "Clip", "Neg")
+    ),
 }
 
 

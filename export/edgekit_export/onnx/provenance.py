@@ -30,7 +30,10 @@ def name_weights(graph: Graph, parameters: Mapping[str, Array]) -> None:
 def unexplained(graph: Graph) -> list[str]:
     """Constants with several floating-point values, which are neither arithmetic nor shapes."""
     return sorted(
-        name for name, value in graph.constants.items() if value.size > 1 and np.issubdtype(value.dtype, np.floating)
+        name
+        for name, value in graph.constants.items()
+        # Random weights are never all the same: such a tensor is what a norm without a weight multiplies with.
+        if value.size > 1 and np.issubdtype(value.dtype, np.floating) and (value != value.flat[0]).any()
     )
 
 

@@ -99,7 +99,7 @@ def _weight_layer(weight: Weight, prefix: str) -> int | None:
 
 
 def _levels(graph: Graph, prefix: str, traced: int) -> dict[int, int]:
-    """For each node the layer it belongs to: -1 before all layers, ``traced`` after them."""
+    """For each node the layer it belongs to: -1 for what depends on positions alone, ``traced`` after all layers."""
     levels: dict[int, int] = {}
     of_value: dict[str, int] = {}
     for node in graph.nodes:
@@ -112,6 +112,12 @@ def _levels(graph: Graph, prefix: str, traced: int) -> dict[int, int]:
                 level = max(level, int(cache.group(2)))
         levels[id(node)] = level
         of_value.update(dict.fromkeys(filter(None, node.outputs), level))
+    # The embedding belongs to the first layer: where no norm stands between, the second adds to it directly.
+    embedded: set[str] = set()
+    for node in graph.nodes:
+        if levels[id(node)] < 0 and any(name in graph.weights or name in embedded for name in node.inputs):
+            levels[id(node)] = 0
+            embedded.update(filter(None, node.outputs))
     return levels
 
 

@@ -17,9 +17,14 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from edgekit.errors import UnsupportedError
+from edgekit_export.onnx.attention import IMPLEMENTATION
 
 #: A prime that no architecture uses, so that it can be told from every other number in the traced graph.
 TRACE_VOCABULARY = 509
+
+
+#: What families call their list of layers.
+_LAYER_LISTS = ("layers", "h", "blocks")
 
 
 class TracePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +68,7 @@ def build_model(config: PretrainedConfig, *, device: str = "cpu") -> PreTrainedM
     try:
         with torch.device(device):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                copy.deepcopy(config), dtype=torch.float32, attn_implementation="sdpa"
+                copy.deepcopy(config), dtype=torch.float32, attn_implementation=IMPLEMENTATION
             )
     except (ValueError, KeyError, NotImplementedError) as error:
         raise UnsupportedError(
@@ -80,7 +85,7 @@ def layer_signatures(config: PretrainedConfig) -> tuple[str, list[str]]:
     lists = [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.ModuleList) and len(module) == count and name.endswith("layers")
+        if isinstance(module, torch.nn.ModuleList) and len(module) == count and name.split(".")[-1] in _LAYER_LISTS
     ]
     if len(lists) != 1:
         raise UnsupportedError(

@@ -70,7 +70,11 @@ def _absorb(graph: Graph, product: Node, bias: str, adds: list[Node]) -> None:
     product.inputs.append(bias)
     for add in adds:
         value = next(name for name in add.inputs if name not in graph.weights)
-        graph.rename_uses(add.outputs[0], value)
+        if add.outputs[0] in graph.outputs:
+            # The head's bias: what comes out keeps its name.
+            product.outputs = [add.outputs[0] if name == value else name for name in product.outputs]
+        else:
+            graph.rename_uses(add.outputs[0], value)
     gone = {id(add) for add in adds}
     graph.nodes = [node for node in graph.nodes if id(node) not in gone]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -20,7 +21,7 @@ from edgekit.errors import HostStorageError, UnsupportedError
 from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.resources import cache_dir
 from edgekit_export.onnx.graph import Array, Graph, Node, Weight
-from edgekit_export.onnx.interface import clean
+from edgekit_export.onnx.interface import COMPUTED, clean
 from edgekit_export.onnx.provenance import unexplained
 from edgekit_export.onnx.replicate import CannotReplicateError, replicate
 from edgekit_export.onnx.shallow import TRACE_VOCABULARY, TracePlan, plan_trace
@@ -28,9 +29,6 @@ from edgekit_export.onnx.simplify import simplify
 
 #: What a template depends on besides the configuration.
 _PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
-
-#: Scalings whose frequencies follow the current length, so that no table of positions can hold them.
-_LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 
 class OnnxTemplate(msgspec.Struct, kw_only=True, frozen=True):
@@ -63,19 +61,13 @@ def build_template(
         UnsupportedError: the architecture cannot be exported, or computes something the
             fused graph would not reproduce; the message names it.
     """
-    if context_length < 1 or context_length > (config.max_position_embeddings or context_length):
+    longest = getattr(config, "max_position_embeddings", None) or context_length
+    if not 1 <= context_length <= longest:
         raise UnsupportedError(
-            f"export with a context of {context_length} tokens: the model was made for "
-            f"{config.max_position_embeddings}",
+            f"export with a context of {context_length} tokens: the model was made for {longest}",
             hint="ask for a shorter context",
         )
-    scaling = getattr(config, "rope_parameters", None) or {}
-    kind = scaling.get("rope_type", "default")
-    if kind in _LENGTH_DEPENDENT_ROPE:
-        raise UnsupportedError(
-            f"export a model with {kind} RoPE scaling: its rotary embedding changes with the length of the text",
-            hint="models whose RoPE scaling is fixed (none, linear, yarn, llama3) are served",
-        )
+    config = _with_fixed_rope(config, context_length)
     key = template_key(config, context_length)
     path = (cache or cache_dir() / "onnx-templates") / f"{key}.zip"
     cached = _load(path)
@@ -85,6 +77,34 @@ def build_template(
     template = _build(config, context_length, key, progress)
     _store(template, path)
     return template
+
+
+def _with_fixed_rope(config: PretrainedConfig, context_length: int) -> PretrainedConfig:
+    """``config``, its rotary frequencies the same for every text that fits into the context.
+
+    Raises:
+        UnsupportedError: they follow the length of the text, so that no table of positions can hold them.
+    """
+    scaling = getattr(config, "rope_parameters", None) or {}
+    kind = scaling.get("rope_type", "default")
+    if kind == "dynamic":
+        raise UnsupportedError(
+            "export a model with dynamic RoPE scaling: its rotary embedding changes with the length of the text",
+            hint="models whose RoPE scaling is fixed (none, linear, yarn, llama3) are served",
+        )
+    if kind != "longrope":
+        return config
+    original = getattr(config, "original_max_position_embeddings", None) or scaling["original_max_position_embeddings"]
+    if context_length > original:
+        raise UnsupportedError(
+            f"export a model with longrope RoPE scaling and a context of {context_length} tokens: beyond {original} "
+            "tokens the rotary embedding of all positions changes",
+            hint=f"ask for a context of at most {original} tokens (--context)",
+        )
+    # Up to that length only the short factors count.
+    fixed = copy.deepcopy(config)
+    fixed.rope_parameters = {**scaling, "long_factor": scaling["short_factor"]}
+    return fixed
 
 
 def template_key(config: PretrainedConfig, context_length: int) -> str:
@@ -131,7 +151,7 @@ def _assemble(plan: TracePlan, context_length: int, progress: Progress) -> tuple
     traced = trace(plan)
     progress(ProgressEvent("trace", 1, 1))
     graph = clean(traced, context_length)
-    hidden = [name for name in unexplained(graph) if not name.startswith("rotary.")]
+    hidden = [name for name in unexplained(graph) if not name.startswith(COMPUTED)]
     if hidden:
         raise UnsupportedError(
             f"trace the weights to their parameters: {', '.join(hidden[:5])} came out of the exporter "

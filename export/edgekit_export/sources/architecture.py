@@ -141,9 +141,10 @@ def describe(config: PretrainedConfig, skeleton: Skeleton) -> Architecture:
     Raises:
         UnsupportedError: a model without attention heads, or without a longest position.
     """
-    for fact, what in (("num_attention_heads", "attention heads"), ("max_position_embeddings", "a longest position")):
-        if not isinstance(getattr(config, fact, None), int):
-            raise UnsupportedError(f"the architecture {config.model_type!r} states no {what.removeprefix('a ')}")
+    longest = longest_position(config)
+    if not isinstance(getattr(config, "num_attention_heads", None), int) or longest is None:
+        missing = "longest position" if longest is None else "attention heads"
+        raise UnsupportedError(f"the architecture {config.model_type!r} states no {missing}")
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     window = getattr(config, "sliding_window", None)
@@ -158,7 +159,7 @@ def describe(config: PretrainedConfig, skeleton: Skeleton) -> Architecture:
         head_dim=head_dim,
         ffn=_ffn(config),
         vocab=config.vocab_size,
-        max_position=config.max_position_embeddings,
+        max_position=longest,
         parameters=skeleton.parameters,
         tied_embedding=bool(skeleton.tied),
         activation=str(getattr(config, "hidden_act", None) or getattr(config, "hidden_activation", "unknown")),
@@ -166,6 +167,18 @@ def describe(config: PretrainedConfig, skeleton: Skeleton) -> Architecture:
         sliding_window=window,
         rope=_rope(config, head_dim),
     )
+
+
+#: BLOOM was trained on texts of this length; its distances (ALiBi) have no end.
+_BLOOM_LENGTH = 2048
+
+
+def longest_position(config: PretrainedConfig) -> int | None:
+    """The longest text the model was made for; None where the configuration does not say."""
+    length = getattr(config, "max_position_embeddings", None)
+    if not isinstance(length, int) and config.model_type == "bloom":
+        length = getattr(config, "seq_length", _BLOOM_LENGTH)
+    return length if isinstance(length, int) else None
 
 
 def _norm_eps(config: PretrainedConfig) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 from edgekit.errors import InputError, UnsupportedError
 from edgekit.schema.bundle import Source, SourceKind
 from edgekit_export.sources.architecture import Skeleton, describe, make_config
+from edgekit_export.sources.published_names import under_own_names
 from edgekit_export.sources.source import ModelSource, short_name
 from edgekit_export.sources.tensors import open_safetensors, sha256_of_files
 from edgekit_export.sources.tokenizer import TokenizerSource, has_tokenizer, load_tokenizer
@@ -47,7 +48,7 @@ def open_directory(
     skeleton = Skeleton(config, origin=origin)
     generation = directory / "generation_config.json"
     tokenizer = TokenizerSource(lambda: load_tokenizer(directory), directory) if has_tokenizer(directory) else None
-    tensors = open_safetensors(files)
+    tensors = under_own_names(open_safetensors(files), config, skeleton)
     licenses = sorted(path for path in directory.glob("LICENSE*") if path.is_file())
     return ModelSource(
         name=name or short_name(directory.resolve().name),

@@ -38,6 +38,12 @@ class TensorStore(Mapping[str, torch.Tensor]):
     def __len__(self) -> int:
         return len(self.shapes)
 
+    def renamed(self, names: Mapping[str, str]) -> TensorStore:
+        """The same store with weights called ``names`` after the names they have here."""
+        before = {new: old for old, new in names.items()}
+        shapes = {names.get(name, name): shape for name, shape in self.shapes.items()}
+        return TensorStore(shapes, lambda name: self._read(before.get(name, name)))
+
     def restricted_to(self, names: Collection[str]) -> TensorStore:
         """The same store without the weights that are not in ``names``."""
         return TensorStore({name: shape for name, shape in self.shapes.items() if name in names}, self._read)
