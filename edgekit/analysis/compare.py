@@ -19,6 +19,7 @@ from edgekit.analysis.load import RunData
 from edgekit.analysis.metrics import Sample, Test
 from edgekit.analysis.power_meter import PlacedMeter
 from edgekit.analysis.roofline import roofline_of
+from edgekit.analysis.sustained import sustained
 from edgekit.analysis.usage import usage_of
 from edgekit.errors import InputError
 from edgekit.schema.device_profile import DeviceProfile, Interval, measured_profiles, profile_of
@@ -86,7 +87,7 @@ def compare(
         found, warming = (base_samples, base_warmup) if data is base else _split(metrics.all_samples(data))
         if data.run.profiled:
             faults.append(f"{label}: was profiled, so that its times are no speed")
-        elif not found:
+        elif not found and not sustained(data):
             faults.append(f"{label}: no trial was measured")
         usage = usage_of(data) if found else {}
         profile = profile_of(data.run.device, known)

@@ -223,7 +223,7 @@ def test_gaps_are_said_first(tmp_path: Path) -> None:
     paths = Session(tmp_path, bundles=[bundle("w8"), bundle("w4")], threads=(1,), rounds=3).write()
     (paths[1] / "launches/002/events.jsonl").write_bytes(b"linker error\n")
     page = render_report([load_run(path) for path in paths])
-    assert page.index("could not be read") < page.index('id="answers"')
+    assert page.index("unreadable or disturbed") < page.index('id="answers"')
     assert "launch 2: line 1: not JSON" in page
 
 

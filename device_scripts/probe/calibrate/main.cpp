@@ -206,14 +206,17 @@ double operations(const Product& product) {
   return 2.0 * product.rows * product.columns * kDepth * kTiles * kTiles;
 }
 
-// Additions that wait for each other: one a cycle on every processor of today.
+// Additions that wait for each other: one a cycle on every processor of today. Of a register, since some processors add
+// small constants while they rename registers, many in one cycle.
 void count_cycles(std::int64_t steps) {
   std::uint64_t value = 0;
+  std::uint64_t step = 1;
+  __asm__ volatile("" : "+r"(step));
   for (std::int64_t i = 0; i < steps; i += 8) {
 #pragma GCC unroll 8
     for (int k = 0; k < 8; ++k) {
-      value += 1;
-      __asm__ volatile("" : "+r"(value));
+      value += step;
+      __asm__ volatile("" : "+r"(value), "+r"(step));
     }
   }
 }

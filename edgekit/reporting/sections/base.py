@@ -77,11 +77,13 @@ class Section:
     tables: list[Cells] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
+    #: The tables are too wide to stand beside a plot.
+    wide: bool = False
 
     @property
     def beside(self) -> bool:
         """Whether the first table stands beside the only plot."""
-        return len(self.plots) == 1 and bool(self.tables)
+        return len(self.plots) == 1 and bool(self.tables) and not self.wide
 
 
 def texts(caption: str, titles: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[int] = ()) -> Cells:

@@ -48,7 +48,7 @@ def _plots(number: int, members: Sequence[tuple[str, RunData]], labels: Sequence
     if not starts:
         return
     zero = min(starts)
-    suffix = f", session of {plain_text(when)}" if when else ""
+    suffix = f", session of {plain_text(when[:16])}" if when else ""
     dots = [dot for label, run in members for dot in _samples(label, run, zero)]
     if dots:
         spread = [float(dot["value"]) for dot in dots]

@@ -32,6 +32,7 @@ def section(report: Report) -> Section | None:
         _plots(rows[:MAX_BARS]),
         [cells_of(table, "Parts of the resident memory"), _growth_table(report.comparison)],
         [plain_text(note, MAX_CELL) for note in table.notes],
+        wide=True,
     )
 
 
@@ -96,7 +97,9 @@ def _parts(rows: Sequence[Row]) -> Any:
             color=alt.Color(
                 "part:N",
                 scale=alt.Scale(domain=names, range=[series_colour(at) for at in range(len(names))]),
-                legend=alt.Legend(title=None, symbolType="square", symbolStrokeWidth=0, symbolOpacity=1, columns=3),
+                legend=alt.Legend(
+                    title=None, symbolType="square", symbolStrokeWidth=0, symbolOpacity=1, columns=3, columnPadding=24
+                ),
             ),
             description="about:N",
         )

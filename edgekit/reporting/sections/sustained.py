@@ -35,6 +35,7 @@ def section(report: Report) -> Section | None:
         _plots(found[:MAX_CURVES], report.labels),
         [_table(found)],
         [plain_text(gap, MAX_CELL) for gap in gaps[:20]],
+        wide=True,
     )
 
 
@@ -101,7 +102,7 @@ def _table(found: Sequence[tuple[str, Sustained]]) -> Cells:
 def _colour(labels: Sequence[str], shown: Sequence[str]) -> Any:
     import altair as alt
 
-    legend = alt.Legend(title=None, values=list(shown), symbolOpacity=1, symbolType="square", symbolStrokeWidth=0)
+    legend = alt.Legend(title=None, values=list(shown), symbolOpacity=1, symbolType="stroke")
     return alt.Color("label:N", scale=scale_of(labels), legend=legend)
 
 
