@@ -73,6 +73,6 @@ def test_modules_make_up_the_whole_time(report: Path) -> None:
     assert described
     shares: dict[str, float] = {}
     for bar, share in re.findall(r"([^;]+?, tg8, 1t) [A-Za-z ]+ (\d+)%", described[1]):
-        shares[bar] = shares.get(bar, 0.0) + int(share)
+        shares[bar.strip()] = shares.get(bar.strip(), 0.0) + int(share)
     assert len(shares) == 2
     assert all(90 <= whole <= 110 for whole in shares.values()), shares
