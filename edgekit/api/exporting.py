@@ -32,6 +32,7 @@ def export(
     revision: str | None = None,
     allow_unfaithful: bool = False,
     force: bool = False,
+    exporter: str = "edgekit",
     progress: Progress = silent,
 ) -> list[ExportOutcome]:
     """Export a model to one bundle per recipe, each checked against its source.
@@ -46,6 +47,8 @@ def export(
         revision: revision of a hub model.
         allow_unfaithful: keep a bundle that fails the gate; the override is recorded in it.
         force: export again what is there already.
+        exporter: whose export: ``edgekit``, or ``optimum`` as a second opinion (fp32 for onnxruntime, in an
+            environment of its own that is made on first use).
         progress: told of every stage.
 
     Returns:
@@ -71,6 +74,7 @@ def export(
             revision=revision,
             allow_unfaithful=allow_unfaithful,
             force=force,
+            exporter=exporter,
             progress=progress,
         )
     )

@@ -17,6 +17,13 @@ from edgekit.reporting.tables import Format
 @click.argument("source")
 @source_options
 @click.option("--force", is_flag=True, help="Export again what is there already.")
+@click.option(
+    "--exporter",
+    type=click.Choice(["edgekit", "optimum"]),
+    default="edgekit",
+    show_default=True,
+    help="Whose export; optimum's is a second opinion (fp32, onnxruntime), in an environment of its own.",
+)
 @out_option("bundles", "bundles")
 @output_option
 def command(source: str, out: Path, output: Format, **options: Any) -> None:
@@ -41,6 +48,7 @@ def command(source: str, out: Path, output: Format, **options: Any) -> None:
             revision=options["revision"],
             allow_unfaithful=options["allow_unfaithful"],
             force=options["force"],
+            exporter=options["exporter"],
             progress=progress,
         )
     print_exports(outcomes, output)

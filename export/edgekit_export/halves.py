@@ -47,6 +47,8 @@ class Half(Protocol):
     """One runtime's side of the pipeline. ``trace`` is done once for all recipes."""
 
     name: RuntimeName
+    #: Whose it is, one of :data:`EXPORTERS`, and what exactly traces the model.
+    kind: str
     exporter: str
 
     def refuse(self, profile: RecipeProfile) -> None:
@@ -71,6 +73,7 @@ class OnnxHalf:
     """onnxruntime on the CPU."""
 
     name: RuntimeName = "onnxruntime"
+    kind = "edgekit"
     exporter = "transformers.exporters"
 
     def refuse(self, profile: RecipeProfile) -> None:
@@ -124,6 +127,7 @@ class ExecutorchHalf:
     """ExecuTorch with XNNPACK."""
 
     name: RuntimeName = "executorch"
+    kind = "edgekit"
     exporter = "edgekit"
 
     def __init__(self) -> None:
@@ -180,13 +184,31 @@ class ExecutorchHalf:
         )
 
 
-def half_for(name: RuntimeName) -> Half:
+#: Whose export a bundle holds: our own way, or a second opinion.
+EXPORTERS = ("edgekit", "optimum")
+
+
+def half_for(name: RuntimeName, exporter: str = "edgekit") -> Half:
     """The side of the pipeline for a runtime.
 
+    Args:
+        name: of the runtime.
+        exporter: one of :data:`EXPORTERS`.
+
     Raises:
-        UnsupportedError: no such runtime.
+        UnsupportedError: no such runtime or exporter, or the exporter does not serve the runtime.
         MissingToolError: what it needs is not installed.
     """
+    if exporter not in EXPORTERS:
+        raise UnsupportedError(f"no exporter is called {exporter!r}", hint=f"exporters: {', '.join(EXPORTERS)}")
+    if exporter == "optimum":
+        from edgekit_export.optimum.half import EXECUTORCH_REFUSAL, OptimumHalf
+
+        if name != "onnxruntime":
+            raise UnsupportedError(
+                f"--exporter optimum for {name}: {EXECUTORCH_REFUSAL}", hint="use it with --runtime onnxruntime"
+            )
+        return OptimumHalf()
     if name == "onnxruntime":
         return OnnxHalf()
     if name == "executorch":

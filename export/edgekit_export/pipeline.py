@@ -69,6 +69,7 @@ def export_bundles(
     revision: str | None = None,
     allow_unfaithful: bool = False,
     force: bool = False,
+    exporter: str = "edgekit",
     progress: Progress = silent,
 ) -> list[ExportOutcome]:
     """Export one model in several recipes for one or more runtimes, each proven faithful before it is kept.
@@ -77,11 +78,12 @@ def export_bundles(
         source: see :func:`edgekit_export.sources.open_source`.
         recipes: names of recipes, or paths of recipe files.
         runtimes: ``onnxruntime``, ``executorch``.
-        out_dir: bundles become ``out_dir/MODEL-RUNTIME-RECIPE``.
+        out_dir: bundles become ``out_dir/MODEL-RUNTIME-RECIPE``, of another exporter ``...-RECIPE-EXPORTER``.
         context_length: tokens the KV cache holds; by default 2048, or what the model allows.
         revision: of a model on the hub.
         allow_unfaithful: keep what fails the gate, with the override recorded.
         force: export again what was exported already.
+        exporter: whose export: ``edgekit``, or ``optimum`` as a second opinion (float32 for onnxruntime).
         progress: hears each stage.
 
     Returns:
@@ -102,7 +104,7 @@ def export_bundles(
             f"a context of {context_length} tokens is too short to check anything",
             hint=f"ask for at least {MIN_CONTEXT}",
         )
-    halves = [half_for(name) for name in dict.fromkeys(runtimes)]
+    halves = [half_for(name, exporter) for name in dict.fromkeys(runtimes)]
     jobs = [(half, profile) for half in halves for profile in profiles]
     outcomes: Outcomes = {}
     for half, profile in jobs:
@@ -150,7 +152,7 @@ class _Export:
         """Export ``jobs`` and put what became of each into ``outcomes``."""
         keys = {}
         for half, profile in jobs:
-            key = fingerprint(self._source, profile, runtime=half.name, context_length=self._context)
+            key = fingerprint(self._source, profile, runtime=_made_by(half), context_length=self._context)
             keys[half.name, profile.name] = key
             found = None if self._force else self._existing(half, profile, key)
             if found is not None:
@@ -191,7 +193,8 @@ class _Export:
         return traced
 
     def _target(self, half: Half, profile: RecipeProfile) -> Path:
-        return self._out_dir / f"{self._source.name}-{half.name}-{profile.name}"
+        suffix = "" if half.kind == "edgekit" else f"-{half.kind}"
+        return self._out_dir / f"{self._source.name}-{half.name}-{profile.name}{suffix}"
 
     def _existing(self, half: Half, profile: RecipeProfile, key: str) -> ExportOutcome | None:
         """The bundle that an earlier export of exactly the same left, if it is whole."""
@@ -251,6 +254,11 @@ class _Export:
             )
             write_manifest(directory, bundle)
         return ExportOutcome(recipe=profile.name, runtime=half.name, directory=target, bundle=bundle)
+
+
+def _made_by(half: Half) -> str:
+    """Runtime and exporter, for the fingerprint."""
+    return half.name if half.kind == "edgekit" else f"{half.name}, {half.exporter}"
 
 
 def _unique_recipes(names: Sequence[str]) -> list[RecipeProfile]:

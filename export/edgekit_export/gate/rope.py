@@ -30,6 +30,8 @@ def check_rope(stored: StoredModel, config: PretrainedConfig) -> GateCheck:
     ]
     found += _outside_attention(stored)
     settings = getattr(config, "rope_parameters", None) or {}
+    if not found and not stored.attentions() and stored.rotates():
+        return GateCheck(name=name, passed=True, found="computed in the graph", limit="judged by the divergence alone")
     if not found:
         passed = not settings
         cause = None if passed else "the graph rotates nothing, but the source has rotary positions"

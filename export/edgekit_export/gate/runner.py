@@ -74,7 +74,7 @@ class OnnxRunner(Runner):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._interface = interface
         try:
-            if all_logits:
+            if all_logits and interface.logits_positions == "last":
                 options.add_session_config_entry(
                     "session.model_external_initializers_file_folder_path", str(model.parent.resolve())
                 )

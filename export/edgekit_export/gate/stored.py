@@ -92,6 +92,10 @@ class StoredModel:
             if name.startswith(_TABLE) and tensor.data_type == onnx.TensorProto.FLOAT
         )
 
+    def rotates(self) -> bool:
+        """Whether the graph computes sines and cosines itself, as one that another exporter wrote does."""
+        return {"Sin", "Cos"} <= {node.op_type for node in self.graph.node}
+
     def array(self, name: str) -> npt.NDArray[Any]:
         """An initializer's values; external ones are mapped from their file.
 
