@@ -26,10 +26,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class Choice:
-    """One bundle in the trade-off of quality, decode speed and size; ``beaten_by`` one that is as good in all three."""
+    """One bundle in the trade-off of quality, decode speed, memory and size.
+
+    ``beaten_by`` names one that is at least as good in all of them, so that this one is not on the Pareto front;
+    ``first_in`` is where no other is better.
+    """
 
     row: Row
     beaten_by: str | None
+    first_in: list[str]
 
 
 def answers(runs: Sequence[RunData], comparison: Comparison) -> list[Answer]:
@@ -54,13 +59,21 @@ def answers(runs: Sequence[RunData], comparison: Comparison) -> list[Answer]:
 
 
 def choices(comparison: Comparison) -> list[Choice]:
-    """Each run at its best decode speed, and what beats it in quality, speed and size at once."""
+    """Each run at its best decode speed, and what beats it in quality, speed, memory and size at once."""
     best: dict[str, Row] = {}
     for row in _headline(comparison.rows, "decode"):
         if row.fidelity == "real" and (row.run not in best or row.median_tok_s > best[row.run].median_tok_s):
             best[row.run] = row
     rows = list(best.values())
-    return [Choice(row, next((other.label for other in rows if _beats(other, row)), None)) for row in rows]
+    goods = {row.run: _goods(row, rows) for row in rows}
+    return [
+        Choice(
+            row,
+            next((other.label for other in rows if _beats(goods[other.run], goods[row.run])), None),
+            [name for name, value in goods[row.run].items() if value == max(entry[name] for entry in goods.values())],
+        )
+        for row in rows
+    ]
 
 
 def by_device(runs: Sequence[RunData]) -> list[list[RunData]]:
@@ -76,10 +89,16 @@ def by_device(runs: Sequence[RunData]) -> list[list[RunData]]:
     return groups
 
 
-def _beats(other: Row, row: Row) -> bool:
-    mine = (-row.kl_mean, row.median_tok_s, -row.size_bytes)
-    theirs = (-other.kl_mean, other.median_tok_s, -other.size_bytes)
-    return theirs != mine and all(a >= b for a, b in zip(theirs, mine, strict=True))
+def _goods(row: Row, rows: Sequence[Row]) -> dict[str, float]:
+    """What is wanted of a bundle, each the more the better; memory only where that of all is known."""
+    found = {"quality": -row.kl_mean, "speed": row.median_tok_s, "size": -float(row.size_bytes)}
+    if all(entry.peak_memory_bytes for entry in rows):
+        found["memory"] = -float(row.peak_memory_bytes or 0)
+    return found
+
+
+def _beats(other: dict[str, float], row: dict[str, float]) -> bool:
+    return other != row and all(other[name] >= value for name, value in row.items())
 
 
 def _headline(rows: Sequence[Row], kind: str) -> list[Row]:

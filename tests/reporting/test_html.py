@@ -87,6 +87,9 @@ def test_what_is_beaten_in_everything_is_named(tmp_path: Path) -> None:
     by_label = {choice.row.label: choice for choice in choices(compare(found))}
     # w8 is smaller than fp32 and closer to the source than w4, so nothing beats it in all three.
     assert {choice.beaten_by for choice in by_label.values()} == {None}
+    assert by_label["fp32"].first_in == ["quality", "speed"]
+    assert by_label["w8"].first_in == []
+    assert by_label["w4"].first_in == ["size", "memory"]
     worse = load(Session(tmp_path / "b", factor={"w5": 0.5}, bundles=[bundle("w4"), bundle("w5")]))
     assert [choice.beaten_by for choice in choices(compare(worse))] == [None, "w4"]
     assert "<strong>w5</strong> is beaten by <strong>w4</strong>" in render_report(worse)

@@ -23,7 +23,8 @@ def section(report: Report) -> Section | None:
         "trade-off",
         "Trade-off",
         "Quality against speed, at each bundle's best number of threads. "
-        "The area of a circle stands for the size of the file.",
+        "The area of a circle stands for the size of the file. Pale: beaten by another in quality, speed, memory and "
+        "size at once.",
         found,
         [_choice_table(report.comparison)],
     )
@@ -40,6 +41,7 @@ def _trade_off_plots(comparison: Comparison, labels: Sequence[str]) -> list[Plot
             "kl": choice.row.kl_mean,
             "speed": choice.row.median_tok_s,
             "size": choice.row.size_bytes,
+            "front": choice.beaten_by is None,
         }
         for choice in found
     ]
@@ -77,16 +79,18 @@ def _choice_table(comparison: Comparison) -> Cells:
                 formats.number(row.kl_mean, 2),
                 formats.short_size(row.size_bytes),
                 formats.short_size(row.peak_memory_bytes),
+                f"beaten by {choice.beaten_by}" if choice.beaten_by else ", ".join(choice.first_in) or "in between",
             ]
         )
-    titles = ["bundle", "threads", "decode", "prefill", "KL", "size", "memory"]
+    titles = ["bundle", "threads", "decode", "prefill", "KL", "size", "memory", "first in"]
     return texts("Side by side: tokens per second, mean KL, bytes", titles, rows, right=range(1, 7))
 
 
 def _trade_off(entries: Sequence[dict[str, Any]], labels: Sequence[str]) -> Any:
     """Quality against speed, the circle's area for the bytes.
 
-    Entries have ``label``, ``kl`` (nats per token), ``speed`` (tokens per second) and ``size`` (bytes).
+    Entries have ``label``, ``kl`` (nats per token), ``speed`` (tokens per second), ``size`` (bytes) and ``front``
+    (on the Pareto front).
     """
     import altair as alt
 
@@ -116,7 +120,8 @@ def _trade_off(entries: Sequence[dict[str, Any]], labels: Sequence[str]) -> Any:
             axis=alt.Axis(title="decode, tokens per second"),
         ),
     )
-    circles = base.mark_circle(opacity=0.45, strokeWidth=2).encode(
+    circles = base.mark_circle(strokeWidth=2).encode(
+        opacity=alt.condition("datum.front", alt.value(0.45), alt.value(0.12)),
         size=alt.Size("mib:Q", scale=alt.Scale(range=[60, 1600], zero=True, rangeMin=0), legend=None),
         color=colours(labels),
         stroke=alt.Color("colour:N", scale=scale_of(labels), legend=None),
