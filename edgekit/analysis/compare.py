@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from edgekit.analysis import memory, metrics, statistics
+from edgekit.analysis import memory, metrics, sameness, statistics
 from edgekit.analysis.causes import causes_of
 from edgekit.analysis.comparison import Comparison, Pairing, Ratio, Row
 from edgekit.analysis.energy import Energy, energies
@@ -89,6 +89,7 @@ def compare(
             faults.append(f"{label}: was profiled, so that its times are no speed")
         elif not found and not sustained(data):
             faults.append(f"{label}: no trial was measured")
+        faults += [f"{label}: {text}" for text in _unlike(data, base, found, base_samples)]
         usage = usage_of(data) if found else {}
         profile = profile_of(data.run.device, known)
         energy = energies(data, meter)
@@ -138,6 +139,20 @@ def _split(found: Mapping[Test, Sequence[Sample]]) -> tuple[dict[Test, list[Samp
 def _marks(measured: Sequence[Sample]) -> dict[str, int]:
     """How many of the samples carry each mark, the most frequent first."""
     return dict(Counter(mark for sample in measured for mark in sample.marks).most_common())
+
+
+def _unlike(
+    data: RunData, base: RunData, found: Mapping[Test, Sequence[Sample]], wanted: Mapping[Test, Sequence[Sample]]
+) -> list[str]:
+    """In what a run cannot be held against the baseline, or only with care."""
+    if data is base or not found or not same_device(data, base):
+        return []
+    texts = (
+        sameness.other_plan(data, base),
+        sameness.other_state(data, base),
+        sameness.missing_tests(found.keys(), wanted.keys()),
+    )
+    return [text for text in texts if text is not None]
 
 
 _MARK_TEXTS: dict[str, str] = {
@@ -233,6 +248,8 @@ def _difference(row: int, measured: Sequence[Sample], base: Sequence[Sample], da
     same_session = data.run.session == other.run.session
     pairs = paired_values(measured, base, same_session=same_session)
     evidence = lowered_limits([other, data], measured[0].test.threads)
+    if (governor := sameness.other_governor(data, other)) is not None:
+        evidence = [*evidence, governor]
     if pairs is not None and len(pairs[0]) >= statistics.MIN_SAMPLES:
         values, others = pairs
         return _Judged(row, statistics.compare_paired(values, others), values, others, "in turn", evidence)

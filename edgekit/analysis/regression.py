@@ -10,7 +10,9 @@ from typing import Literal, get_args
 from edgekit.analysis.comparison import Comparison, Row
 from edgekit.errors import InputError
 
-LimitKind = Literal["slower", "larger", "unstable"]
+LimitKind = Literal["slower", "larger", "unstable", "missing"]
+#: Limits without a number.
+_PLAIN: dict[str, LimitKind] = {"unstable": "unstable", "missing": "missing"}
 
 _LIMIT = re.compile(r"(slower|larger):(\d+(?:\.\d+)?)%")
 
@@ -22,13 +24,14 @@ class Limit:
     ``slower``: the verdict is slower, and the ratio of speeds is below ``1 - share``.
     ``larger``: the process's peak memory is above ``1 + share`` of the baseline's.
     ``unstable``: there is no verdict, because samples are unstable or too few.
+    ``missing``: a test of the baseline was not measured, or could not be compared; the row is then the baseline's.
     """
 
     kind: LimitKind
     share: float = 0.0
 
     def __str__(self) -> str:
-        return self.kind if self.kind == "unstable" else f"{self.kind}:{self.share * 100:g}%"
+        return self.kind if self.kind in _PLAIN else f"{self.kind}:{self.share * 100:g}%"
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,13 @@ class Regression:
 
 
 def parse_limit(text: str) -> Limit:
-    """A limit as the command line takes it: ``slower:3%``, ``larger:5%``, ``unstable``.
+    """A limit as the command line takes it: ``slower:3%``, ``larger:5%``, ``unstable``, ``missing``.
 
     Raises:
         InputError: it is none of these.
     """
-    if text == "unstable":
-        return Limit("unstable")
+    if text in _PLAIN:
+        return Limit(_PLAIN[text])
     match = _LIMIT.fullmatch(text)
     if match is None or float(match[2]) >= 100:
         raise InputError(
@@ -82,6 +85,25 @@ def regressions(comparison: Comparison, limits: Sequence[Limit]) -> list[Regress
             if message and not (limit.kind == "larger" and key in weighed):
                 weighed.add(key)
                 found.append(Regression(row, limit, message))
+    wanted = next((limit for limit in limits if limit.kind == "missing"), None)
+    return found if wanted is None else [*found, *_missing(comparison, list(base.values()), wanted)]
+
+
+def _missing(comparison: Comparison, base: Sequence[Row], limit: Limit) -> list[Regression]:
+    of_run: dict[str, dict[tuple[int, str], Row]] = {}
+    for row in comparison.rows:
+        if row.run != comparison.baseline:
+            of_run.setdefault(row.run, {})[row.threads, row.test] = row
+    found = []
+    for rows in of_run.values():
+        label = next(iter(rows.values())).label
+        for wanted in base:
+            mine = rows.get((wanted.threads, wanted.test))
+            named = f"{label} {wanted.test}, {wanted.threads} {'thread' if wanted.threads == 1 else 'threads'}"
+            if mine is None:
+                found.append(Regression(wanted, limit, f"{named}: not measured, the baseline has it"))
+            elif mine.ratio is None:
+                found.append(Regression(mine, limit, f"{named}: not compared: {mine.no_ratio}"))
     return found
 
 

@@ -96,6 +96,29 @@ def session_fall(values: Sequence[float], base: Sequence[float]) -> str | None:
     return f"throttling: speed fell by {-change:.0%} over the session" if change < -MAX_SLOPE else None
 
 
+def changed_at_the_edge(values: Sequence[float], base: Sequence[float]) -> str | None:
+    """Whether two series, measured one after the other, differ because the device changed within one of them.
+
+    A change that came one sample before the end of the first, or one after the beginning of the second, is a single
+    sample at the other's level: too few to be a step inside its own series.
+    """
+    for one, other in ((values, base), (base, values)):
+        rest_low, rest_high = min(other), max(other)
+        for name, edge, inner in (("first", one[0], one[1:]), ("last", one[-1], one[:-1])):
+            if len(inner) < MIN_SAMPLES:
+                continue
+            apart = max(min(inner) / edge, edge / max(inner))
+            near = rest_low * (1 - MAX_FALL) < edge < rest_high * (1 + MAX_FALL)
+            # The rest must itself be apart from the other series, or there is no change to explain.
+            clear = min(inner) > rest_high or max(inner) < rest_low
+            if apart > 1 + MAX_FALL and near and clear:
+                return (
+                    f"the {name} sample of one run ({edge:.4g}) is at the level of the other: "
+                    "the device may have changed between them"
+                )
+    return None
+
+
 def drift(values: Sequence[float]) -> float:
     """Change over the whole series as a share of its median, by the median of slopes (Theil-Sen).
 

@@ -29,7 +29,14 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 from edgekit.analysis.distributions import heads, student_p, student_quantile
-from edgekit.analysis.stability import MIN_SAMPLES, Stability, session_fall, squares, stability
+from edgekit.analysis.stability import (
+    MIN_SAMPLES,
+    Stability,
+    changed_at_the_edge,
+    session_fall,
+    squares,
+    stability,
+)
 
 __all__ = ["MIN_SAMPLES", "Stability", "stability"]
 
@@ -196,6 +203,9 @@ def judge(
         apart = min(ratios) > 1 or max(ratios) < 1
     else:
         found = [stability(values), stability(base)]
+        edge = changed_at_the_edge(values, base)
+        if edge is not None:
+            return "unstable", [edge]
         apart = min(values) > max(base) or max(values) < min(base)
     reasons = [reason for entry in found for reason in entry.reasons]
     clear = corrected_p < 1 - CONFIDENCE

@@ -28,7 +28,7 @@ FORMATS = (
 
 
 class LimitType(click.ParamType["Limit"]):
-    """``slower:3%``, ``larger:5%`` or ``unstable``."""
+    """``slower:3%``, ``larger:5%``, ``unstable`` or ``missing``."""
 
     name = "limit"
 
@@ -54,7 +54,8 @@ class LimitType(click.ParamType["Limit"]):
     multiple=True,
     type=LimitType(),
     metavar="LIMIT",
-    help="Exit with code 11 on a regression: slower:3%, larger:5% (peak memory), unstable (no verdict). Repeatable.",
+    help="Exit with code 11 on a regression: slower:3%, larger:5% (peak memory), unstable (no verdict), "
+    "missing (a test of the baseline was not measured or not compared). Repeatable.",
 )
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Also write JUnit XML to this file.")
 @power_options

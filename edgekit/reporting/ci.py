@@ -22,12 +22,13 @@ def junit_xml(comparison: Comparison, regressions: Sequence[Regression]) -> byte
     suite = ElementTree.Element("testsuite", name=_xml(f"edgekit compare with {comparison.baseline_label}"))
     failures = skipped = tests = 0
     for row in comparison.rows:
-        if row.run == comparison.baseline:
+        beyond = [entry for entry in regressions if entry.row is row]
+        # The baseline's own row stands for what another run lacks.
+        if row.run == comparison.baseline and not beyond:
             continue
         tests += 1
         name = f"{row.test}, {row.threads} {'thread' if row.threads == 1 else 'threads'}"
         case = ElementTree.SubElement(suite, "testcase", classname=_xml(row.label), name=_xml(name))
-        beyond = [entry for entry in regressions if entry.row is row]
         if beyond:
             failures += 1
             text = "\n".join(entry.message for entry in beyond)

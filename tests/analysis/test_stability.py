@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from edgekit.analysis.stability import drift, find_clusters, session_fall, stability, throttling
+from edgekit.analysis.stability import changed_at_the_edge, drift, find_clusters, session_fall, stability, throttling
 
 
 def steady(n: int, level: float = 100.0, seed: int = 1) -> list[float]:
@@ -90,3 +90,17 @@ def test_a_device_that_lost_speed_in_turn_is_found_on_both_sides_together() -> N
 def test_too_few_samples_pass(n: int) -> None:
     assert stability([1.0, 9.0, 4.0][:n] if n < 3 else [1.0, 1.0, 1.0]).stable
     assert throttling([5.0] * n) == (0.0, 0)
+
+
+def test_a_change_one_sample_beside_the_edge_of_two_runs_is_no_difference() -> None:
+    fast, slow = [100.0, 101.0, 99.0, 100.5, 99.5, 100.2], [80.0, 80.5, 79.5, 80.2, 79.8, 80.1]
+    assert changed_at_the_edge(fast, slow) is None
+    late = [*fast[:-1], 80.0]
+    assert "last sample of one run (80)" in (changed_at_the_edge(late, slow) or "")
+    assert "last sample of one run (80)" in (changed_at_the_edge(slow, late) or "")
+    early = [100.0, *slow[1:]]
+    assert "first sample of one run (100)" in (changed_at_the_edge(fast, early) or "")
+    # A stalled launch far from the other run's level, and two like runs with an outlier, are none of it.
+    assert changed_at_the_edge([*fast[:-1], 50.0], slow) is None
+    assert changed_at_the_edge([*fast[:-1], 80.0], fast) is None
+    assert changed_at_the_edge(fast[:3], slow[:3]) is None

@@ -78,6 +78,15 @@ def test_runs_not_in_turn_are_told_apart_even_more_rarely() -> None:
     assert max(wrong.values()) / COUNT <= 0.05, wrong
 
 
+def test_a_device_that_throttles_between_two_runs_is_seldom_a_difference() -> None:
+    # Exactly between them, which is one place of 13, nothing in the speeds tells.
+    found = verdicts(DEVICES["throttling"], effect=1.0, count=COUNT, rounds=ROUNDS, seed=15, in_turn=False)
+    assert at_least(called(found), COUNT) <= 1 / 13, found
+    for name in ("throttling for a while", "heating"):
+        found = verdicts(DEVICES[name], effect=1.0, count=COUNT, rounds=ROUNDS, seed=15, in_turn=False)
+        assert found == Counter({"unstable": COUNT}), name
+
+
 def test_the_simulated_device_is_what_it_says() -> None:
     ours, theirs = sessions(DEVICES["quiet"], count=2000, rounds=10, effect=1.05, seed=1)
     assert ours.shape == theirs.shape == (2000, 10)
