@@ -5,9 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
+
 from edgekit.analysis.accounting.decoder import Decoder
 from edgekit.analysis.accounting.stored import stored_bytes
-from edgekit.analysis.estimator.rating import multiply_adds_per_second
+from edgekit.analysis.estimator.expecting import expect
 from edgekit.analysis.estimator.work import work_of
 from edgekit.analysis.survey.workload import BYTES_PER_S, LAUNCH_S, MULTIPLY_ADDS_PER_S, passes_of
 from edgekit.errors import EdgekitError
@@ -34,16 +36,33 @@ def bundle_pass_seconds(
     threads: int,
     profile: DeviceProfile | None,
 ) -> float | None:
-    """Seconds that one launch computes; None where the recipe's size is not known before the export."""
+    """Seconds that one launch loads and computes; None where the recipe's size is not known before the export.
+
+    Of a device that nobody has calibrated or described, an ordinary processor's rates are assumed.
+    """
     try:
+        if profile is not None:
+            once = msgspec.structs.replace(protocol, repetitions=1, gap_s=0.0, sustain_s=None)
+            found = expect(
+                decoder,
+                recipe,
+                runtime,
+                once,
+                context=context,
+                threads=[threads],
+                profile=profile,
+                available_bytes=None,
+            )
+            return max(0.0, found.seconds.value - LAUNCH_S) if found.seconds is not None else None
         work = work_of(decoder, stored_bytes(decoder, recipe, runtime=runtime, context=context))
-        quantized = recipe.linear.scheme != "float"
-        rate = multiply_adds_per_second(profile, threads, quantized=quantized) if profile else MULTIPLY_ADDS_PER_S
-        bandwidth = profile.bandwidth_gb_s(threads).median * 1e9 if profile else BYTES_PER_S
     except EdgekitError:
         return None
     return sum(
-        max(work.multiply_adds(new=new, depth=depth) / rate, work.bytes_read(new=new, depth=depth) / bandwidth) * times
+        max(
+            work.multiply_adds(new=new, depth=depth) / MULTIPLY_ADDS_PER_S,
+            work.bytes_read(new=new, depth=depth) / BYTES_PER_S,
+        )
+        * times
         for new, depth, times in passes_of(protocol)
     )
 

@@ -11,8 +11,8 @@ from typing import Literal
 import msgspec
 
 from edgekit.analysis.accounting.decoder import Decoder
-from edgekit.analysis.accounting.memory import working_bytes
 from edgekit.analysis.accounting.stored import stored_bytes
+from edgekit.analysis.estimator.expecting import expect
 from edgekit.analysis.survey.workload import EXPORT_S
 from edgekit.deploy.install import ProbeKit, check_served, kit_files
 from edgekit.deploy.store import RESERVE_BYTES
@@ -219,19 +219,28 @@ def _with_threads(protocol: Protocol, threads: int) -> Protocol:
 def _demand_memory(
     cell: Cell, facts: DeviceFacts, known: Known, decoder: Decoder | None, recipe: RecipeProfile, context: int
 ) -> None:
-    """The weights and the cache as far as the tests fill it: less than that no runtime takes."""
+    """The lower end of what the estimator expects, against all the memory that a process can have there."""
     if decoder is None or facts.memory_bytes is None:
         return
+    profile = known.profile_of(facts)
+    share = profile.memory.available_share if profile is not None else 1.0
+    available = int(facts.memory_bytes * share)
     try:
-        stored = stored_bytes(decoder, recipe, runtime=cell.runtime, context=context)
+        found = expect(
+            decoder,
+            recipe,
+            cell.runtime,
+            known.protocol,
+            context=context,
+            threads=[cell.threads or 1],
+            profile=None,
+            available_bytes=available,
+        )
     except UnsupportedError:
-        return
-    tests = known.protocol
-    filled = max(tests.depths, default=0) + max([*tests.prompts, *tests.generates, 1])
-    cache = working_bytes(decoder, context=context, prompt=1, filled=min(filled, context)).kv_touched
-    if stored.total + cache > facts.memory_bytes:
+        return  # a recipe whose size is known after the export
+    if found.fits is False and found.peak is not None:
         raise InputError(
-            f"it needs at least {_gib(stored.total + cache)} of memory, the device has {_gib(facts.memory_bytes)}",
+            f"it needs at least {_gib(round(found.peak.low))} of memory, the device can give {_gib(available)}",
             device=cell.device,
         )
 
