@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from sweep_making import demand_exactly_once, plan_of, seed
 import edgekit
 from edgekit.errors import EdgekitError
 from edgekit.schema import codec
+from edgekit.schema.integrity import read_manifest
 from edgekit.schema.run import MANIFEST, Run
 from edgekit.sweeping.journal import Journal
 
@@ -178,3 +180,47 @@ def test_two_sweeps_do_not_work_in_one_folder(trained: Path, exported: Path, tmp
     other = msgspec.structs.replace(plan_of(trained, ["w8"]), name="another")
     with pytest.raises(EdgekitError, match="holds the sweep"):
         edgekit.sweep(other, out=out)
+
+
+def test_a_bundle_that_spoils_its_session_fails_alone(trained: Path, exported: Path, tmp_path: Path) -> None:
+    bundles = tmp_path / "bundles"
+    shutil.copytree(exported, bundles)
+    # The golden record says something that no device will compute.
+    folder = bundles / "tiny-onnxruntime-w4"
+    bundle = read_manifest(folder)
+    wrong = [[value + 100.0 for value in row] for row in bundle.golden.logits]
+    golden = msgspec.structs.replace(bundle.golden, logits=wrong)
+    (folder / "bundle.json").write_bytes(codec.encode(msgspec.structs.replace(bundle, golden=golden)))
+    plan, out = plan_of(trained, ["w8", "w4"]), tmp_path / "out"
+    seed(out, plan, bundles)
+    outcome = edgekit.sweep(plan, out=out)
+    good, bad = outcome.cells
+    assert (good.recipe, good.state) == ("w8", "done")
+    assert (bad.recipe, bad.state, bad.exit_code) == ("w4", "failed", 5)
+    assert "golden check" in (bad.reason or "")
+    assert len(list((out / "attempts").iterdir())) == 1
+
+    # It stays failed until it is asked for again, by then with a bundle that is right.
+    assert [cell.state for cell in edgekit.sweep(plan, out=out).cells] == ["done", "failed"]
+    (made,) = out.glob("bundles/*/tiny-onnxruntime-w4")
+    (made / "bundle.json").write_bytes(codec.encode(bundle))
+    journal = Journal(out)
+    (entry,) = [entry for entry in journal.account.exported.values() if entry.recipe == "w4"]
+    journal.append(msgspec.structs.replace(entry, identity=bundle.identity))
+    assert [cell.state for cell in edgekit.sweep(plan, out=out, retry_failed=True).cells] == ["done", "done"]
+
+
+def test_a_bundle_that_was_damaged_meanwhile_does_not_take_the_others_along(
+    trained: Path, exported: Path, tmp_path: Path
+) -> None:
+    plan, out = plan_of(trained, ["w8", "w4"]), tmp_path / "out"
+    seed(out, plan, exported)
+    (data,) = out.glob("bundles/*/tiny-onnxruntime-w8/model.onnx.data")
+    damaged = bytearray(data.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    data.write_bytes(damaged)
+    outcome = edgekit.sweep(plan, out=out)
+    assert [(cell.recipe, cell.state, cell.exit_code) for cell in outcome.cells] == [
+        ("w8", "failed", 3),
+        ("w4", "done", None),
+    ]
