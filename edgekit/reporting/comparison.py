@@ -236,7 +236,7 @@ def notes(comparison: Comparison, *, explain: bool = True) -> list[str]:
         if row.no_energy and "not sampled" not in row.no_energy:
             refused.setdefault(row.no_energy, []).append(row.label)
     found += [f"Energy of {', '.join(dict.fromkeys(names))}: {reason}." for reason, names in refused.items()]
-    found += [f"Missing: {fault}." for fault in comparison.faults]
+    found += [f"The data: {fault}." for fault in comparison.faults]
     for run in comparison.imported:
         found.append(
             f"Imported from {run.format} ({run.source}): how it was measured is not known, so no verdict is given."
@@ -257,14 +257,25 @@ def roofline_notes(comparison: Comparison) -> list[str]:
 
 
 def cause_notes(comparison: Comparison) -> list[str]:
-    """Why tests are as slow as they are: each cause with its evidence and remedy, one sentence each."""
-    found = []
+    """Why tests are as slow as they are, one sentence for all tests of a bundle that have the same cause.
+
+    The evidence is that of the test that has most of it; the machine formats have it for each.
+    """
+    grouped: dict[tuple[str, int, str, str], list[tuple[str, list[str]]]] = {}
     for row in comparison.rows:
         for cause in row.causes:
-            what = f"{row.label} {row.test} with {row.threads} {'thread' if row.threads == 1 else 'threads'}"
-            evidence = formats.plain_text("; ".join(cause.evidence), limit=400)
-            found.append(f"{what}: {cause.kind}: {evidence}. Next: {formats.plain_text(cause.remedy, limit=400)}.")
-    return list(dict.fromkeys(found))
+            key = (row.label, row.threads, cause.kind, cause.remedy)
+            grouped.setdefault(key, []).append((row.test, cause.evidence))
+    found = []
+    for (label, threads, kind, remedy), tests in grouped.items():
+        test, most = max(tests, key=lambda entry: len(entry[1]))
+        evidence = formats.plain_text("; ".join(most), limit=400)
+        shown = f" ({test})" if len(tests) > 1 else ""
+        found.append(
+            f"{label} {', '.join(name for name, _ in tests)} with {threads} {'thread' if threads == 1 else 'threads'}: "
+            f"{kind}: {evidence}{shown}. Next: {formats.plain_text(remedy, limit=400)}."
+        )
+    return found
 
 
 def roofline_text(value: Any) -> str:

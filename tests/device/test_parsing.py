@@ -38,6 +38,10 @@ def told(**sections: str) -> str:
         ("getprop_oneplus12_android15", {"model": "PJD110", "soc_model": "SM8650", "release": "15", "sdk": "35"}),
         ("getprop_realme_gt_neo3_mtk_android12", {"model": "RMX3560", "soc_manufacturer": "Mediatek", "release": "12"}),
         ("getprop_moto_edge_s30_sd888plus_android12", {"manufacturer": "motorola", "sdk": "31"}),
+        (
+            "getprop_moto_g84_lineage_android16",
+            {"model": "moto g84 5G", "release": "16", "sdk": "36", "soc_manufacturer": "QTI"},
+        ),
         ("getprop_realme_note50_partial", {"model": "realme Note 50", "soc_model": "T612", "low_ram": "true"}),
     ],
 )
@@ -132,6 +136,8 @@ def test_recorded_battery_and_temperatures() -> None:
     )
     assert found.battery_percent == 84
     assert found.charging is True
+    assert found.plugged is True
+    assert found.thermal_status == 0
     assert found.load_1m == 1.25
     assert found.memory_available_bytes == 4000000 * 1024
     assert found.frequency_khz == {"policy0": 1804800}
@@ -145,6 +151,16 @@ def test_recorded_battery_and_temperatures() -> None:
 def test_cached_temperatures_are_not_current() -> None:
     text = "Cached temperatures:\n\tTemperature{mValue=99.0, mType=0, mName=AP, mStatus=0}\nHAL Ready: false\n"
     assert conditions.parse(told(thermalservice=text), "now").temperature_c == {}
+
+
+def test_a_battery_that_is_not_there_and_a_charger_that_is_not_told() -> None:
+    text = recording("dumpsys_battery_samsung").replace("present: true", "present: false")
+    assert conditions.parse(told(battery=text), "now").battery_percent is None
+    silent = "\n".join(line for line in text.splitlines() if "powered" not in line and "status" not in line)
+    found = conditions.parse(told(battery=silent), "now")
+    assert (found.plugged, found.charging) == (None, None)
+    hot = recording("dumpsys_thermalservice_samsung_a52_5g_android12").replace("Thermal Status: 0", "Thermal Status: 3")
+    assert conditions.parse(told(thermalservice=hot), "now").thermal_status == 3
 
 
 def test_kernel_zones_and_power_supply() -> None:

@@ -12,6 +12,7 @@ import pytest
 from data_runs import Session, bundle, device
 from rich.console import Console
 
+from edgekit.analysis.causes import Cause
 from edgekit.analysis.compare import compare
 from edgekit.analysis.comparison import Comparison, Row
 from edgekit.analysis.energy import Energy
@@ -19,7 +20,13 @@ from edgekit.analysis.load import load_run
 from edgekit.analysis.memory import MemorySplit
 from edgekit.errors import InputError
 from edgekit.reporting import formats
-from edgekit.reporting.comparison import bundle_table, comparison_table, print_comparison, render_comparison
+from edgekit.reporting.comparison import (
+    bundle_table,
+    cause_notes,
+    comparison_table,
+    print_comparison,
+    render_comparison,
+)
 from edgekit.reporting.tables import render
 
 MIB = 2**20
@@ -203,3 +210,15 @@ def test_memory_and_energy_have_tables_where_they_are_known(tmp_path: Path) -> N
     [record] = [entry for entry in json.loads(render_comparison(found, "json")) if entry["memory"]]
     assert record["memory"]["kv_cache"] == 20 * MIB
     assert record["energy"]["joules_per_token"] == 0.25
+
+
+def test_a_cause_that_several_tests_share_is_told_once(comparison: Comparison) -> None:
+    few = Cause(kind="busy neighbour", evidence=["waited for 20%"], remedy="end it")
+    more = Cause(kind="busy neighbour", evidence=["waited for 30%", "others used 1.5 of 2 CPUs"], remedy="end it")
+    rows = [
+        msgspec.structs.replace(row, causes=[more if row.kind == "decode" else few]) if row.label == "w4" else row
+        for row in comparison.rows
+    ]
+    assert cause_notes(msgspec.structs.replace(comparison, rows=rows)) == [
+        "w4 pp128, tg64 with 1 thread: busy neighbour: waited for 30%; others used 1.5 of 2 CPUs (tg64). Next: end it."
+    ]
