@@ -194,6 +194,6 @@ class Run(Document, frozen=True, kw_only=True):
     profiled: bool = False
     #: The device's clock beside the host's; None in older runs.
     clocks: Clocks | None = None
-    #: Devices of the same machine that were measured at the same time and took its processor: nothing in this run is a
-    #: speed to compare.
+    #: Devices of the same machine that were measured at the same time (or ``exports``) and took its processor: nothing
+    #: in this run is a speed to compare.
     beside: list[str] = msgspec.field(default_factory=list)

@@ -44,6 +44,14 @@ def publish(root: Path, attempt: str, runs: Iterable[str]) -> None:
         raise HostStorageError(f"move {source} to {target}: {error.strerror or error}") from error
 
 
+def mark(folders: Sequence[Path], beside: list[str]) -> None:
+    """Write into runs what shared the machine with them."""
+    for folder in folders:
+        run = codec.read(folder / MANIFEST, Run)
+        if run.beside != beside:
+            write_atomically(folder / MANIFEST, codec.encode(msgspec.structs.replace(run, beside=beside)))
+
+
 def sync(folders: Sequence[Path]) -> None:
     """Bring everything in run folders to the disk, before a journal says that it is there."""
     for folder in folders:

@@ -121,8 +121,9 @@ class Engine:
         self.queue = Queue(sessions, expected, totals, dict(bundles), jobs, journal.account)
         self._fatal: BaseException | None = None
         self._machines = {look.machine: threading.Lock() for look in looks.values()}
-        #: Devices that are being measured, by machine.
-        self._active: dict[str, set[str]] = {look.machine: set() for look in looks.values()}
+        #: Devices that are being measured, by machine, each with all that were measured meanwhile.
+        self._active: dict[str, dict[str, set[str]]] = {look.machine: {} for look in looks.values()}
+        self._machines_lock = threading.Lock()
 
     def run(self) -> None:
         """Do everything that can be done.
@@ -299,11 +300,19 @@ class Engine:
             while not lock.acquire(timeout=TICK_S):
                 interruption.look()
         try:
-            beside = sorted(self._active[machine])
-            self._active[machine].add(name)
+            with self._machines_lock:
+                active = self._active[machine]
+                # Each disturbs the others, whichever began first.
+                beside = set(active)
+                for others in active.values():
+                    others.add(name)
+                active[name] = beside
+            if self.exports_here and machine == HERE and self.queue.exporting:
+                beside.add("exports")
             self._attempt(name, device, known, session, interruption, beside)
         finally:
-            self._active[machine].discard(name)
+            with self._machines_lock:
+                self._active[machine].pop(name, None)
             if not self.together:
                 lock.release()
 
@@ -314,7 +323,7 @@ class Engine:
         known: DeviceFacts,
         session: Session,
         interruption: Interruption,
-        beside: Sequence[str],
+        beside: set[str],
     ) -> None:
         attempt = f"{now()[:19].replace(':', '')}-{secrets.token_hex(4)}"
         cells = [cell.key for cell in session.cells]
@@ -341,7 +350,7 @@ class Engine:
                     protocol=msgspec.structs.replace(self.protocol, threads=threads),
                     out=self.root / attempts.ATTEMPTS / attempt,
                     name=attempt,
-                    beside=beside,
+                    beside=sorted(beside),
                     progress=tell,
                     pause=interruption.pause,
                 )
@@ -351,6 +360,8 @@ class Engine:
         except EdgekitError as error:
             self._divide(name, attempt, session, error)
             return
+        with self._machines_lock:
+            attempts.mark(runs, sorted(beside))
         attempts.sync(runs)
         by_bundle = dict(zip(session.bundles, runs, strict=True))
         entry = Measured(

@@ -195,6 +195,11 @@ class Queue:
             self._changed.notify_all()
         return found
 
+    @property
+    def exporting(self) -> bool:
+        """Whether anything is being exported."""
+        return self._exporting
+
     def no_more_exports(self) -> None:
         """Nothing is exported any more."""
         with self._changed:

@@ -13,6 +13,8 @@ from edgekit.analysis.compare import compare
 from edgekit.analysis.comparison import Comparison
 from edgekit.analysis.load import RunData, load_run
 from edgekit.errors import InputError
+from edgekit.schema import codec
+from edgekit.schema.run import Run
 
 
 def load(session: Session) -> list[RunData]:
@@ -115,6 +117,15 @@ def test_only_a_large_difference_is_called_one_between_sessions(tmp_path: Path, 
     assert {row.ratio.verdict for row in rows} == verdicts
     # The interval alone would call both a difference.
     assert all(row.ratio.low > 1 for row in rows)
+
+
+def test_runs_that_shared_their_machine_get_no_ratio_but_a_reason(tmp_path: Path) -> None:
+    one, two = Session(tmp_path, bundles=[bundle("w8"), bundle("w4")]).write()
+    run = codec.read(two / "run.json", Run)
+    (two / "run.json").write_bytes(codec.encode(msgspec.structs.replace(run, beside=["adb:other"])))
+    rows = [row for row in compare([load_run(one), load_run(two)], baseline="w8").rows if row.recipe == "w4"]
+    assert rows
+    assert all(row.ratio is None and "shared its machine" in (row.no_ratio or "") for row in rows)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from edgekit.schema import codec
 from edgekit.schema.run import MANIFEST, Run
 from edgekit.schema.sweep import SweepPlan, SweepTests
 from edgekit.sweeping.journal import Journal
+from edgekit.sweeping.looking import HERE, look_at
 from edgekit.sweeping.status import SweepStatus
 
 pytestmark = pytest.mark.board
@@ -88,8 +89,12 @@ def test_four_boards_at_the_same_time_and_one_dies(
         for board in made[:1] + made[2:]:
             objects = board.device().run(["sh", "-c", f"cat {board.device().root}/objects/* | wc -c"])
             assert int(objects.stdout) == wanted[f"adb:{board.serial}"]
-        # Measured beside each other: the runs say so, and get no verdict.
-        assert any(run.beside for run in runs_of(outcome))
+        # Measured beside each other: the runs say so, whichever began first.
+        named = set(names(made))
+        beside: dict[str, set[str]] = {}
+        for run in runs_of(outcome):
+            beside.setdefault(run.device.name, set()).update(run.beside)
+        assert all(others and others <= named - {name} for name, others in beside.items()), beside
 
         # Nothing costs anything any more but what the lost board lacks.
         made[1].restart()
@@ -189,6 +194,12 @@ def test_the_others_go_on_with_keep_going(
     code, stderr = command(plan, out, "--keep-going")
     assert code == 13
     assert "1 of 2 cells are done (1 pending)" in stderr
+
+
+def test_a_board_that_is_emulated_here_shares_this_machine(x86_board: Board, arm_board: Board) -> None:
+    found = look_at(["local", *names([x86_board, arm_board]), "adb:nosuch"])
+    assert [look.machine for look in found[:3]] == [HERE] * 3
+    assert isinstance(found[3].error, DeviceUnavailableError)
 
 
 @pytest.mark.slow
