@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 NAME ?= onnx-vs-llamacpp
 
-.PHONY: help demo test slow lint bench docs readme clean
+.PHONY: help demo test slow lint bench docs support readme clean
 
 help:
 	@sed -n 's/^#   //p; s/^\([a-z]*\):.*## /\1: /p' Makefile
@@ -50,6 +50,9 @@ bench: $(VENV)/.export ## measure beside a peer: make bench NAME=onnx-vs-llamacp
 
 docs: $(VENV)/.export ## regenerate the CLI reference, exit codes and JSON Schemas
 	$(BIN)/python tools/generate_docs.py
+
+support: $(VENV)/.dev ## export every family to every runtime and write docs/support.md from it (long)
+	$(BIN)/python tools/support.py
 
 readme: $(VENV)/.export ## regenerate the README's table of benchmarks from benchmarks/results
 	$(BIN)/python -m benchmarks.readme

@@ -19,6 +19,8 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
+from edgekit_export.sources.source import quiet_transformers
+
 #: The gate reads windows of this length: longer than every sliding window here.
 CONTEXT = 256
 #: Sliding windows of families that have one; shorter than the prompt the gate's step check feeds at once.
@@ -121,7 +123,8 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     def save(self, directory: Path) -> Path:
         """Write the model as a source directory (configuration and safetensors, no tokenizer)."""
         target = directory / self.name
-        self.model().save_pretrained(target)
+        with quiet_transformers():
+            self.model().save_pretrained(target)
         (target / "generation_config.json").unlink(missing_ok=True)
         return target
 

@@ -31,6 +31,7 @@ CONFIGS: dict[str, Any] = {
     "qwen2": lambda: transformers.Qwen2Config(**SMALL, tie_word_embeddings=True),
     "qwen3": lambda: transformers.Qwen3Config(**SMALL, head_dim=32, tie_word_embeddings=False),
     "smollm3": lambda: transformers.SmolLM3Config(**SMALL),
+    "olmo2, norms after": lambda: transformers.Olmo2Config(**SMALL),
 }
 
 

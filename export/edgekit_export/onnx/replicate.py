@@ -32,6 +32,59 @@ def replicate(graph: Graph, plan: TracePlan) -> Graph:
     Raises:
         CannotReplicateError: the structure is not one of repeated units.
     """
+    try:
+        return _replicate(graph, plan)
+    except CannotReplicateError as reason:
+        # Where layers end with an addition, the last one's may be fused into the norm behind it.
+        for swapped in (False, True):
+            split = _split_last_norm(graph, plan, swapped=swapped)
+            if split is not None:
+                try:
+                    return _replicate(split, plan)
+                except CannotReplicateError:
+                    continue
+        raise reason from None
+
+
+#: Norms with an addition in front, and what they are without.
+_FUSED_NORMS = {
+    "SkipSimplifiedLayerNormalization": ("SimplifiedLayerNormalization", 3),
+    "SkipLayerNormalization": ("LayerNormalization", 4),
+}
+
+
+def _split_last_norm(graph: Graph, plan: TracePlan, *, swapped: bool) -> Graph | None:
+    """``graph`` with the addition taken out of the norm after the layers; None where there is none to take out."""
+    traced = len(plan.layers)
+    levels = _levels(graph, plan.prefix, traced)
+    nodes: list[Node] = []
+    found = False
+    for node in graph.nodes:
+        plain, inputs = _FUSED_NORMS.get(node.op_type, ("", 0))
+        fits = levels[id(node)] == traced and len(node.inputs) == inputs and len(node.outputs) in (1, 4)
+        if not plain or not fits:
+            nodes.append(node)
+            continue
+        found = True
+        total = node.outputs[3] if len(node.outputs) == 4 else f"{node.outputs[0]}/sum"
+        terms = node.inputs[1::-1] if swapped else node.inputs[:2]
+        nodes.append(Node(op_type="Add", inputs=list(terms), outputs=[total]))
+        attributes = {"axis": -1, "epsilon": node.attributes["epsilon"], "stash_type": 1}
+        nodes.append(
+            Node(op_type=plain, inputs=[total, *node.inputs[2:]], outputs=node.outputs[:1], attributes=attributes)
+        )
+    if not found:
+        return None
+    return Graph(
+        nodes=nodes,
+        inputs=list(graph.inputs),
+        outputs=list(graph.outputs),
+        constants=dict(graph.constants),
+        weights=dict(graph.weights),
+    )
+
+
+def _replicate(graph: Graph, plan: TracePlan) -> Graph:
     count, traced = len(plan.kinds), len(plan.layers)
     if traced == count:
         return graph
