@@ -18,6 +18,7 @@ TITLES = {
     "executorch-vs-llamacpp": ("ExecuTorch w4a8", "llama.cpp Q4_0"),
     "executorch-vs-python": ("ExecuTorch w4a8, the probe", "ExecuTorch's Python runtime, same file"),
     "push-vs-adb": ("edgekit's copies", "the adb client"),
+    "sampler-overhead": ("the probe, all samplers", "the probe, no sampler"),
     "probe-overhead": ("the probe", "a bare loop around the same session"),
     "export": ("edgekit export, gate included", "onnxruntime-genai's builder, unchecked"),
 }
@@ -57,7 +58,9 @@ def machines(results: list[dict[str, Any]]) -> str:
 
 def section() -> str:
     """The README's section between its markers."""
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
+    every = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
+    # What is held against a limit instead of a peer has no row here.
+    results = [result for result in every if result["rows"]]
     if not results:
         return "No result has been recorded yet."
     return f"{table(results)}\n\n{machines(results)} A ratio above 1 means that edgekit is faster or smaller."

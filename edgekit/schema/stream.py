@@ -152,7 +152,8 @@ class StreamDecoder:
             self._fault(
                 f"line {self._line}: the clock went back by {self._latest_t - event.t} ns",
             )
-        self._latest_t = max(self._latest_t, event.t)
+        # One jump is one fault: what follows is on the new clock.
+        self._latest_t = event.t
         trouble = self._out_of_place(event)
         if trouble:
             self._fault(f"line {self._line}: {trouble}, skipped")

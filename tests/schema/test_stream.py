@@ -178,7 +178,7 @@ def test_an_unusable_line_is_named_and_left_out(line: bytes, fault: str) -> None
 
 def test_a_clock_that_goes_back_is_flagged() -> None:
     stream = read_stream(text_of(EVENTS[0], changed(EVENTS[3], t=20), *EVENTS[3:]), origin="here")
-    assert "line 3: the clock went back by 15 ns" in stream.faults
+    assert [fault for fault in stream.faults if "clock" in fault] == ["line 3: the clock went back by 15 ns"]
 
 
 def test_what_repeats_or_follows_the_end_is_left_out() -> None:
