@@ -15,7 +15,7 @@ from edgekit.analysis.load import load_run
 from edgekit.analysis.metrics import delivered_trials, samples
 from edgekit.cli.main import _exit_code
 from edgekit.schema import codec
-from edgekit.schema.event import Loaded, MemorySamples
+from edgekit.schema.event import ConditionSamples, Loaded, MemorySamples, Sensor, Sensors
 from edgekit.schema.run import ClockReading, Clocks, Run
 
 THREADS, ROUNDS = 2, 2
@@ -91,6 +91,28 @@ def test_trials_and_tokens_add_up_to_the_runs_own(run: Path, tmp_path: Path) -> 
     assert not read.slices("gap")
     first = data.launches[0].stream.events[0]
     assert read.clocks == {6: first.t, 3: first.t, 1: first.unix_ns}
+
+
+def test_sensors_are_counters_in_their_units_and_missing_samples_stay_missing(run: Path, tmp_path: Path) -> None:
+    path = run / "launches" / "001" / "events.jsonl"
+    first, *rest = path.read_bytes().splitlines(keepends=True)
+    begun = msgspec.json.decode(first)["t"]
+    sensors = [
+        Sensor(kind="frequency", name="cpu4-7", unit="kHz", source="policy4"),
+        Sensor(kind="temperature", name="cpu-thermal", unit="mC", source="zone0"),
+        Sensor(kind="current", name="battery", unit="uA", source="battery/current_now"),
+    ]
+    at = [begun + 1_000, begun + 2_000, begun + 3_000]
+    values = [[2_400_000, None, 1_800_000], [45_000, 52_500, None], [-900_000, -1_200_000, -1_100_000]]
+    told = [
+        Sensors(t=begun, sensors=sensors, unreadable=[]),
+        ConditionSamples(t=at[-1], first=0, at_ns=at, took_ns=[0] * 3, values=values),
+    ]
+    path.write_bytes(first + b"".join(msgspec.json.encode(event) + b"\n" for event in told) + b"".join(rest))
+    counters = read_trace(edgekit.timeline(run, out=tmp_path / "t.pftrace")).counters
+    assert counters["frequency, cpu4-7"] == [(at[0], 2.4), (at[2], 1.8)]
+    assert counters["temperature, cpu-thermal"] == [(at[0], 45.0), (at[1], 52.5)]
+    assert [value for _, value in counters["current, battery"]] == [-0.9, -1.2, -1.1]
 
 
 def test_what_the_host_noted_is_placed_with_its_error(run: Path, tmp_path: Path) -> None:
