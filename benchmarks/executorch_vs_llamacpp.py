@@ -13,14 +13,15 @@ def main() -> None:
     python = peers.environment("llamacpp", peers.LLAMA_CPP)
     model = peers.make(cache_dir() / "peers" / f"{ours.SOURCE}-Q4_0.gguf", python, "llamacpp_quantize.py", gguf())
     peaks: dict[int, int] = {}
+    workers: dict[int, peers.Worker] = {}
     harness.run(
         "executorch-vs-llamacpp",
         options,
         ours=lambda threads: ours_executorch.ExecutorchProbe(folder, threads, peaks),
-        theirs=lambda threads: peers.Worker(python, "llamacpp.py", model, threads),
+        theirs=lambda threads: workers.setdefault(threads, peers.Worker(python, "llamacpp.py", model, threads)),
         versions=ours.versions(folder) | {"peer": peers.LLAMA_CPP[0], "peer_model": "Q4_0 (output Q8_0)"},
         bounds=lambda rows, bandwidth: (
-            ours_executorch.memory(folder, peaks) | {"peer_model_bytes": model.stat().st_size}
+            ours_executorch.memory(folder, peaks, workers) | {"peer_model_bytes": model.stat().st_size}
         ),
     )
 

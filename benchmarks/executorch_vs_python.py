@@ -15,16 +15,18 @@ def main() -> None:
     bundle = check_bundle(folder)
     [model] = [folder / file.path for file in bundle.files if file.role == "model"]
     peaks: dict[int, int] = {}
+    workers: dict[int, peers.Worker] = {}
     harness.run(
         "executorch-vs-python",
         options,
         ours=lambda threads: ours_executorch.ExecutorchProbe(folder, threads, peaks),
-        theirs=lambda threads: peers.Worker(
-            Path(sys.executable), "executorch_python.py", model, threads, bundle.architecture.vocab
+        theirs=lambda threads: workers.setdefault(
+            threads,
+            peers.Worker(Path(sys.executable), "executorch_python.py", model, threads, bundle.architecture.vocab),
         ),
         versions=ours.versions(folder)
         | {"peer": f"executorch=={bundle.runtime.version}", "peer_model": "the same file"},
-        bounds=lambda rows, bandwidth: ours_executorch.memory(folder, peaks),
+        bounds=lambda rows, bandwidth: ours_executorch.memory(folder, peaks, workers),
     )
 
 

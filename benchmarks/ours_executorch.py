@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import edgekit
 from benchmarks.harness import DECODE_TOKENS, PREFILL_TOKENS, Times
 from benchmarks.ours import LAUNCH_TIMEOUT_S, SOURCE
+from benchmarks.peers import Worker
 from edgekit.deploy.executorch_probe import ensure_executorch_probe
 from edgekit.deploy.toolchain import host_abi
 from edgekit.errors import UnsupportedError
@@ -99,15 +101,25 @@ class ExecutorchProbe:
         self._scratch.cleanup()
 
 
-def memory(folder: Path, peaks: dict[int, int]) -> dict[str, Any]:
-    """Peak memory of the probe beside what it must hold: the file once, and what the program plans."""
+def memory(folder: Path, peaks: dict[int, int], theirs: Mapping[int, Worker] | None = None) -> dict[str, Any]:
+    """Peak memory of the probe beside what it must hold (file and plan, once) and beside a peer's.
+
+    ``over_goal`` is the peak in units of 1.25 times what it must hold.
+    """
     bundle = check_bundle(folder)
     planned = bundle.runtime.planned_bytes or 0
+    held = bundle.size_bytes + planned
+    beside = {threads: worker.peak_bytes for threads, worker in (theirs or {}).items()}
     return {
         "file_bytes": bundle.size_bytes,
         "planned_bytes": planned,
         "by_threads": [
-            {"threads": threads, "peak_bytes": peak, "over_file_and_plan": peak / (1.25 * bundle.size_bytes + planned)}
+            {
+                "threads": threads,
+                "peak_bytes": peak,
+                "over_goal": peak / (1.25 * held),
+                "peer_peak_bytes": beside.get(threads),
+            }
             for threads, peak in sorted(peaks.items())
         ],
     }

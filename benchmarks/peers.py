@@ -50,7 +50,12 @@ def environment(name: str, requirements: tuple[str, ...], *, shares_ours: bool =
 
 
 class Worker:
-    """A peer's process: it loads the model once, then does one turn per line it is sent."""
+    """A peer's process: it loads the model once, then does one turn per line it is sent.
+
+    ``peak_bytes`` is its largest resident size up to its last turn; None where the kernel does not tell.
+    """
+
+    peak_bytes: int | None = None
 
     def __init__(self, python: Path, script: str, *arguments: object) -> None:
         command = [str(python), str(_WORKERS / script), *(str(a) for a in arguments)]
@@ -70,12 +75,20 @@ class Worker:
             raise RuntimeError("the peer has no input")
         print(json.dumps({"prefill": PREFILL_TOKENS, "decode": DECODE_TOKENS}), file=self._process.stdin, flush=True)
         answer = self._read()
+        self.peak_bytes = _peak(self._process.pid)
         return Times(prefill=answer["prefill"], decode=answer["decode"])
 
     def close(self) -> None:
         if self._process.stdin:
             self._process.stdin.close()
         self._process.wait()
+
+
+def _peak(pid: int) -> int | None:
+    status = Path(f"/proc/{pid}/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")]
+    return found[0] if found else None
 
 
 def make(target: Path, python: Path, script: str, *arguments: object) -> Path:

@@ -17,6 +17,7 @@ TITLES = {
     "onnx-vs-genai": ("ONNX w4", "onnxruntime-genai int4"),
     "executorch-vs-llamacpp": ("ExecuTorch w4a8", "llama.cpp Q4_0"),
     "executorch-vs-python": ("ExecuTorch w4a8, the probe", "ExecuTorch's Python runtime, same file"),
+    "scale": ("ExecuTorch w4a8, random weights", "llama.cpp Q4_0"),
     "push-vs-adb": ("edgekit's copies", "the adb client"),
     "sampler-overhead": ("the probe, all samplers", "the probe, no sampler"),
     "probe-overhead": ("the probe", "a bare loop around the same session"),
