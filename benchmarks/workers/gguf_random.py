@@ -1,6 +1,6 @@
 """A GGUF of random weights in the shape of `CONFIG.json`: `CONFIG.json TARGET.gguf`, Q4_0, embedding and head Q8_0.
 
-Speed and memory do not depend on the values. It holds no tokenizer.
+Speed and memory do not depend on the values.
 """
 
 import json
@@ -52,7 +52,12 @@ writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
 writer.add_rope_freq_base((config.get("rope_parameters") or {}).get("rope_theta") or config.get("rope_theta") or 1e4)
 writer.add_rope_dimension_count(dim)
 writer.add_vocab_size(vocabulary)
-writer.add_tokenizer_model("no_vocab")
+# llama.cpp fails without a vocabulary; these tokens mean nothing.
+writer.add_tokenizer_model("gpt2")
+writer.add_tokenizer_pre("default")
+writer.add_token_list([f"t{index}" for index in range(vocabulary)])
+writer.add_token_types([1] * vocabulary)
+writer.add_token_merges(["t 0"])
 
 four, eight = GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q8_0
 matrix("token_embd.weight", vocabulary, hidden, eight)
