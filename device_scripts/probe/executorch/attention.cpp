@@ -59,6 +59,41 @@ Span visible(const Block& task, std::int64_t query) {
   return span;
 }
 
+// Wider than most registers: the compiler makes it as many as the instruction set needs.
+constexpr std::int64_t kLanes = 16;
+typedef float Lanes __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+
+#define EDGEKIT_INLINE inline __attribute__((always_inline))
+
+// Products of all queries with `width` keys. Head sizes that are common are constants: their loops have no ends to test.
+template <std::int64_t kDim>
+EDGEKIT_INLINE void score(const Block& task, const float* keys, std::int64_t width, float (*scores)[kKeys]) {
+  const std::int64_t dim = kDim == 0 ? task.dim : kDim;
+  for (std::int64_t j = 0; j < width; ++j) {
+    const float* key = keys + j * task.kv_stride;
+    for (std::int64_t i = 0; i < task.count; ++i) {
+      const float* query = task.q + i * task.q_stride;
+      float sum = 0;
+      for (std::int64_t d = 0; d < dim; ++d) sum += query[d] * key[d];
+      scores[i][j] = sum * task.scale;
+    }
+  }
+}
+
+// Adds `width` weighted values to one stretch of a query's result, which stays in registers meanwhile.
+template <int kCount>
+EDGEKIT_INLINE void add_values(const float* weights, const float* values, std::int64_t stride, std::int64_t width,
+                               float* into) {
+  Lanes sums[kCount];
+#pragma GCC unroll 4
+  for (int n = 0; n < kCount; ++n) sums[n] = *reinterpret_cast<const Lanes*>(into + n * kLanes);
+  for (std::int64_t j = 0; j < width; ++j, values += stride)
+#pragma GCC unroll 4
+    for (int n = 0; n < kCount; ++n) sums[n] += weights[j] * *reinterpret_cast<const Lanes*>(values + n * kLanes);
+#pragma GCC unroll 4
+  for (int n = 0; n < kCount; ++n) *reinterpret_cast<Lanes*>(into + n * kLanes) = sums[n];
+}
+
 // Vectorisation of reductions and of exp needs reassociation; the kernels are compiled with -ffast-math, and no
 // infinity or NaN takes part in what they compute: masked scores are left out rather than set to -inf.
 EDGEKIT_CLONES
@@ -83,14 +118,12 @@ void attend_block(const Block& task) {
   }
   for (std::int64_t begin = start; begin < end; begin += kKeys) {
     const std::int64_t width = std::min(kKeys, end - begin);
-    for (std::int64_t j = 0; j < width; ++j) {
-      const float* key = task.keys + (begin + j) * task.kv_stride;
-      for (std::int64_t i = 0; i < task.count; ++i) {
-        const float* query = task.q + i * task.q_stride;
-        float sum = 0;
-        for (std::int64_t d = 0; d < dim; ++d) sum += query[d] * key[d];
-        scores[i][j] = sum * task.scale;
-      }
+    const float* keys = task.keys + begin * task.kv_stride;
+    switch (dim) {
+      case 64: score<64>(task, keys, width, scores); break;
+      case 96: score<96>(task, keys, width, scores); break;
+      case 128: score<128>(task, keys, width, scores); break;
+      default: score<0>(task, keys, width, scores);
     }
     for (std::int64_t i = 0; i < task.count; ++i) {
       const std::int64_t hidden = std::max<std::int64_t>(0, spans[i].begin - begin);
@@ -118,13 +151,15 @@ void attend_block(const Block& task) {
         for (std::int64_t d = 0; d < dim; ++d) accumulators[i * dim + d] *= rescale;
       maxima[i] = most;
     }
-    for (std::int64_t j = 0; j < width; ++j) {
-      const float* value = task.values + (begin + j) * task.kv_stride;
-      for (std::int64_t i = 0; i < task.count; ++i) {
-        const float weight = scores[i][j];
-        float* into = accumulators + i * dim;
-        for (std::int64_t d = 0; d < dim; ++d) into[d] += weight * value[d];
-      }
+    const float* values = task.values + begin * task.kv_stride;
+    for (std::int64_t i = 0; i < task.count; ++i) {
+      std::int64_t d = 0;
+      for (; d + 4 * kLanes <= dim; d += 4 * kLanes)
+        add_values<4>(scores[i], values + d, task.kv_stride, width, accumulators + i * dim + d);
+      for (; d + kLanes <= dim; d += kLanes)
+        add_values<1>(scores[i], values + d, task.kv_stride, width, accumulators + i * dim + d);
+      for (; d < dim; ++d)
+        for (std::int64_t j = 0; j < width; ++j) accumulators[i * dim + d] += scores[i][j] * values[j * task.kv_stride + d];
     }
   }
   for (std::int64_t i = 0; i < task.count; ++i) {
