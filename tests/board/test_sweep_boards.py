@@ -130,12 +130,7 @@ def test_cells_of_a_dead_board_move_to_its_equal_where_the_plan_says_so(
 
 
 def command(plan: SweepPlan, out: Path, *arguments: str, before: tuple[str, ...] = ()) -> tuple[int, str]:
-    path = out.parent / "plan.toml"
-    lines = [f"schema_version = 1\nname = {plan.name!r}\nrecipes = {plan.recipes}\nruntimes = {plan.runtimes}"]
-    lines.append(f"threads = {plan.threads}" + (f"\ndevices = {plan.devices}" if plan.devices is not None else ""))
-    lines.append(f"models = [{{ name = 'tiny', source = {plan.model_list[0].source!r} }}]")
-    lines.append(f"[tests]\nprompts = {plan.tests.prompts}\ngenerates = {plan.tests.generates}\nrepetitions = 1")
-    path.write_text("\n".join(lines))
+    path = plan_file(plan, out.parent)
     done = subprocess.run(
         [*before, sys.executable, "-m", "edgekit.cli", "sweep", str(path), "--out", str(out), *arguments],
         capture_output=True,
@@ -146,6 +141,16 @@ def command(plan: SweepPlan, out: Path, *arguments: str, before: tuple[str, ...]
     )
     assert "Traceback" not in done.stderr
     return done.returncode, done.stderr
+
+
+def plan_file(plan: SweepPlan, folder: Path) -> Path:
+    path = folder / "plan.toml"
+    lines = [f"schema_version = 1\nname = {plan.name!r}\nrecipes = {plan.recipes}\nruntimes = {plan.runtimes}"]
+    lines.append(f"threads = {plan.threads}" + (f"\ndevices = {plan.devices}" if plan.devices is not None else ""))
+    lines.append(f"models = [{{ name = 'tiny', source = {plan.model_list[0].source!r} }}]")
+    lines.append(f"[tests]\nprompts = {plan.tests.prompts}\ngenerates = {plan.tests.generates}\nrepetitions = 1")
+    path.write_text("\n".join(lines))
+    return path
 
 
 def test_what_cannot_be_measured_is_named_before_anything_starts(
@@ -194,6 +199,35 @@ def test_the_others_go_on_with_keep_going(
     code, stderr = command(plan, out, "--keep-going")
     assert code == 13
     assert "1 of 2 cells are done (1 pending)" in stderr
+
+
+def test_a_host_that_was_killed_leaves_nothing_on_a_board_for_long(
+    new_board: Callable[..., Board], trained: Path, exported: Path, tmp_path: Path
+) -> None:
+    board, out = new_board(), tmp_path / "out"
+    plan = plan_of(trained, ["w8"], devices=[f"adb:{board.serial}"])
+    seed(out, plan, exported)
+    path = plan_file(plan, tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgekit.cli", "sweep", str(path), "--out", str(out)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    end = time.monotonic() + 500
+    while not list(out.glob("attempts/*/*/launches/000/events.jsonl")):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    device = board.device()
+    assert device.run(["ls", f"{device.root}/runs"]).stdout.strip()
+    outcome = edgekit.sweep(plan, out=out)
+    assert outcome.count("done") == 1
+    demand_exactly_once(out, cells=1, runs=1)
+    assert device.run(["ls", f"{device.root}/runs"]).stdout.strip() == b""
+    (left,) = (out / "attempts").glob(f"*/*/{MANIFEST}")
+    assert codec.read(left, Run).status == "interrupted"
 
 
 def test_a_board_that_is_emulated_here_shares_this_machine(x86_board: Board, arm_board: Board) -> None:
