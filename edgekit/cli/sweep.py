@@ -80,8 +80,8 @@ def command(plan: Path, dry_run: bool, devices: tuple[str, ...], output: Format,
 
         click.echo(render(preview_devices(preview), "md"), err=True)
 
-    with watched() as watch:
-        outcome = edgekit.sweep(asked, devices=named, confirm=tell, watch=watch, **options)
+    with watched() as (watch, progress):
+        outcome = edgekit.sweep(asked, devices=named, confirm=tell, watch=watch, progress=progress, **options)
     show(outcome_cells(outcome), output)
     left = {state: outcome.count(state) for state in ("failed", "pending", "impossible")}
     if any(left.values()):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from edgekit.cli.sweep_tables import duration
+from edgekit.progress import Progress, ProgressEvent
 from edgekit.reporting.formats import plain_text
 from edgekit.sweeping.status import DeviceStatus, SweepStatus, Watch
 
@@ -22,10 +23,25 @@ MAX_ROWS = 40
 
 
 @contextmanager
-def watched() -> Iterator[Watch]:
-    """Show a sweep while the block runs."""
+def watched() -> Iterator[tuple[Watch, Progress]]:
+    """Show a sweep while the block runs; what is told before it begins (builds, downloads) is a line each."""
+    begun: set[str] = set()
+
+    def before(event: ProgressEvent) -> None:
+        line = plain_text(" ".join(part for part in (f"{event.stage}:" if event.detail else event.stage, event.detail)))
+        if not shown and line not in begun:
+            begun.add(line)
+            print(line, file=sys.stderr, flush=True)
+
+    shown: list[bool] = []
     if not sys.stderr.isatty():
-        yield plain()
+        say = plain()
+
+        def follow(status: SweepStatus) -> None:
+            shown[:] = [True]
+            say(status)
+
+        yield follow, before
         return
     from rich.console import Console
     from rich.live import Live
@@ -33,9 +49,10 @@ def watched() -> Iterator[Watch]:
     with Live(console=Console(stderr=True), refresh_per_second=4, transient=False) as live:
 
         def show(status: SweepStatus) -> None:
+            shown[:] = [True]
             live.update(table(status))
 
-        yield show
+        yield show, before
 
 
 def plain() -> Watch:

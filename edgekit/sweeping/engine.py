@@ -295,7 +295,7 @@ class Engine:
     ) -> None:
         machine = self.looks[name].machine
         lock = self._machines[machine]
-        if not self.together:
+        if not self.together and not lock.acquire(blocking=False):
             self.queue.say(name, "waiting", "for another device of the same machine")
             while not lock.acquire(timeout=TICK_S):
                 interruption.look()
