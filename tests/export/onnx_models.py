@@ -31,6 +31,11 @@ CONFIGS: dict[str, Any] = {
     "qwen2": lambda: transformers.Qwen2Config(**SMALL, tie_word_embeddings=True),
     "qwen3": lambda: transformers.Qwen3Config(**SMALL, head_dim=32, tie_word_embeddings=False),
     "smollm3": lambda: transformers.SmolLM3Config(**SMALL),
+    "gpt-neox, a quarter rotated": lambda: transformers.GPTNeoXConfig(
+        **{key: value for key, value in SMALL.items() if key != "num_key_value_heads"}
+        | {"hidden_size": 128, "num_attention_heads": 2},
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25},
+    ),
     "olmo2, norms after": lambda: transformers.Olmo2Config(**SMALL),
 }
 

@@ -37,6 +37,8 @@ def test_float_export_computes_what_the_model_computes(name, templates, tmp_path
     template = templates(config)
     assert template.notes[-1].startswith("traced "), template.notes
     assert "every layer" not in template.notes[-1]
+    # Attention rotates by itself, also a part of each head.
+    assert not [node for node in template.graph.nodes if node.op_type == "RotaryEmbedding"]
     files = write_model(template, model.state_dict(), load_recipe("fp32"), tmp_path)
     ids = onnx_models.tokens(sum(CHUNKS))
     wanted = onnx_models.reference(model, ids)

@@ -16,6 +16,7 @@ from edgekit.errors import UnsupportedError
 from edgekit_export.onnx.graph import MICROSOFT, PLACEHOLDER, Array, Graph, Node, Weight, ancestors, evaluate
 from edgekit_export.onnx.masks import Mask, add_distances, read_mask
 from edgekit_export.onnx.positional import TABLE, tabulate
+from edgekit_export.onnx.rotation import rotate_in_attention
 from edgekit_export.onnx.trace import Traced
 
 TOKENS = "input_ids"
@@ -81,6 +82,7 @@ def clean(traced: Traced, context_length: int) -> Graph:
     graph.outputs += [present_name(layer, kind) for layer in range(len(attentions)) for kind in ("key", "value")]
     graph.prune()
     _tabulate(traced, context_length)
+    rotate_in_attention(graph, attentions, lambda name: _evaluate(traced, [name], _feeds(traced, _Sample(0, 7)))[0])
     graph.prune()
     graph.inputs = [TOKENS, SEQLENS_K, TOTAL_LENGTH]
     graph.inputs += [past_name(layer, kind) for layer in range(len(attentions)) for kind in ("key", "value")]
