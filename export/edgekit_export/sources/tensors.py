@@ -105,13 +105,13 @@ def sha256_of_files(files: list[Path]) -> str:
 def random_tensors(shapes: Mapping[str, tuple[int, ...]], *, seed: int, spread: float) -> TensorStore:
     """Seeded random weights: each depends on its name and the seed alone, so layers can be added or left out.
 
-    Matrices are normal with standard deviation ``spread``, vectors called ``…norm…weight`` are one,
+    Matrices are normal with standard deviation ``spread``, vectors called ``…weight`` (scales of norms) are one,
     other vectors (biases) small and normal.
     """
 
     def read(name: str) -> torch.Tensor:
         shape = shapes[name]
-        if len(shape) < 2 and "norm" in name and name.endswith("weight"):
+        if len(shape) < 2 and name.endswith("weight"):
             return torch.ones(shape)
         own = int.from_bytes(hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:8], "big", signed=True)
         generator = torch.Generator().manual_seed(own)
