@@ -11,9 +11,11 @@ IN_PROBE = frozenset(
     {
         "aten::_local_scalar_dense",
         "aten::embedding.out",
+        "aten::eq.Scalar_out",
         "aten::index.Tensor_out",
         "aten::select_copy.int_out",
         "aten::slice_copy.Tensor_out",
+        "aten::where.self_out",
         "llama::custom_sdpa.out",
         "llama::update_cache.out",
         "quantized_decomposed::embedding_4bit.out",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from transformers import PretrainedConfig
 
 from edgekit.errors import UnsupportedError
 from edgekit.progress import Progress, ProgressEvent, silent
-from edgekit_export.executorch.graph import Op, Section, Value, renamed, structure
+from edgekit_export.executorch.graph import Op, Section, Shape, Table, Value, renamed, structure
 from edgekit_export.executorch.lower import Lowering
+from edgekit_export.executorch.masks import POSITIONS, mask_ops, positions_table
 from edgekit_export.executorch.tidy import tidied
 from edgekit_export.executorch.trace import trace
 from edgekit_export.onnx.shallow import TRACE_VOCABULARY, plan_trace
@@ -23,14 +23,20 @@ class Decoder:
     Attributes:
         ops: all operations, in order.
         logits: the result, ``[1, 1, vocabulary]``.
-        rotary: tables by the name of the input that holds their looked-up rows; ``[context, dim]``.
+        tables: what is looked up by position, by the name of the input that holds the rows.
         context: positions of the cache.
     """
 
     ops: tuple[Op, ...]
     logits: Value
-    rotary: dict[str, torch.Tensor]
+    tables: dict[str, Table]
     context: int
+
+    def table_shape(self, name: str) -> Shape:
+        """Shape of a table's looked-up rows."""
+        return next(
+            item.shape for op in self.ops for item in op.inputs if isinstance(item, Value) and item.name == name
+        )
 
 
 def build_decoder(config: PretrainedConfig, *, context: int, progress: Progress = silent) -> Decoder:
@@ -53,7 +59,8 @@ def build_decoder(config: PretrainedConfig, *, context: int, progress: Progress 
                 f"export to ExecuTorch: layers {plan.layers[known[0]]} and {layer} look alike but compute differently"
             )
     embed = tidied(lowered.embed)
-    ops: list[Op] = list(embed.ops)
+    # Traced layers that stand for none of the model's show masks and tables that it may not have.
+    ops: list[Op] = [*mask_ops(lowered.windows, context), *embed.ops]
     hidden = embed.result
     for layer, kind in enumerate(plan.kinds):
         index, example = examples[kind]
@@ -64,7 +71,10 @@ def build_decoder(config: PretrainedConfig, *, context: int, progress: Progress 
     head = lowered.head
     head = tidied(renamed(head, suffix="head", prefix=plan.prefix, old=-1, new=-1, source=hidden))
     _refuse_strangers(head, len(plan.kinds))
-    return Decoder((*ops, *head.ops), head.result, lowered.rotary, context)
+    ops += head.ops
+    tables = lowered.tables | ({POSITIONS: positions_table(context)} if lowered.windows else {})
+    used = {item.name for op in ops for item in op.inputs if isinstance(item, Value)}
+    return Decoder(tuple(ops), head.result, {name: tables[name] for name in tables if name in used}, context)
 
 
 def _refuse_strangers(section: Section, layer: int) -> None:

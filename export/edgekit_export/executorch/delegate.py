@@ -15,7 +15,7 @@ from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import se
 
 from edgekit.errors import UnsupportedError
 from edgekit_export.executorch.formats import Format
-from edgekit_export.executorch.graph import Literal, Op, Operand, Parameter, Value
+from edgekit_export.executorch.graph import Literal, Op, Operand, Parameter, Value, largest
 from edgekit_export.executorch.pack import nbytes
 
 _NONE = 0xFFFFFFFF
@@ -122,7 +122,7 @@ class _Builder:
         return len(self._values) - 1
 
     def _sized(self, value: Value) -> tuple[int, ...]:
-        return tuple(self._context if size is None else size for size in value.shape)
+        return largest(value.shape, self._context)
 
     def _value(self, value: Value) -> int:
         if value.name not in self._ids:
@@ -222,6 +222,11 @@ class _Builder:
         elif op.kind == "StaticSlice":
             offsets, sizes = list(attributes["offsets"]), list(attributes["sizes"])
             union = schema.XNNStaticSlice(len(offsets), offsets, sizes, inputs[0], output, 0)
+        elif op.kind == "Pad":
+            after = list(op.attributes["after"])
+            union = schema.XNNStaticConstantPad([0] * len(after), after, 0.0, inputs[0], output, 0)
+        elif op.kind == "DepthwiseConv2d":
+            union = _convolution(op, inputs, output)
         elif op.kind.startswith("Concatenate"):
             five = [*inputs, *[_NONE] * (5 - len(inputs))]
             union = getattr(schema, f"XNN{op.kind}")(
@@ -251,3 +256,30 @@ class _Builder:
         bias = self._operand(op.inputs[2]) if len(op.inputs) > 2 else _NONE
         output = self._value(op.output)
         self._append("FullyConnected", schema.XNNFullyConnected(left, right, bias, output, 0))
+
+
+def _convolution(op: Op, inputs: list[int], output: int) -> schema.XNNDepthwiseConv2d:
+    """Channel by channel along the positions, which are the rows of an image that is one pixel wide."""
+    _, taps, _, channels = op.inputs[1].shape
+    return schema.XNNDepthwiseConv2d(
+        padding_top=0,
+        padding_right=0,
+        padding_bottom=0,
+        padding_left=0,
+        kernel_height=taps,
+        kernel_width=1,
+        subsampling_height=1,
+        subsampling_width=1,
+        dilation_height=1,
+        dilation_width=1,
+        group_input_channels=1,
+        group_output_channels=1,
+        groups=channels,
+        adjustment_height=0,
+        adjustment_width=0,
+        input1_id=inputs[0],
+        filter_id=inputs[1],
+        bias_id=inputs[2] if len(inputs) > 2 else _NONE,
+        output_id=output,
+        flags=0,
+    )

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from edgekit.schema.operators import Module
 
+
+class More(NamedTuple):
+    """A size: so many more than the tokens in the call."""
+
+    tokens: int
+
+
 #: ``None`` stands for the number of tokens in the call.
-Shape = tuple[int | None, ...]
+Shape = tuple[Any, ...]
+
+
+def largest(shape: Shape, context: int) -> tuple[int, ...]:
+    """The shape for as many tokens as the context holds."""
+    return tuple(
+        context if size is None else context + size.tokens if isinstance(size, More) else int(size) for size in shape
+    )
+
+
+def is_dynamic(shape: Shape) -> bool:
+    """Whether the shape depends on the number of tokens."""
+    return any(size is None or isinstance(size, More) for size in shape)
 
 
 @dataclass(frozen=True)
@@ -23,10 +42,30 @@ class Value:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A weight of the source, by its name there."""
+    """A weight of the source, by its name there; see :class:`Derived` for what may follow the name."""
 
     name: str
     shape: tuple[int, ...]
+
+
+class Derived(NamedTuple):
+    """A weight that is another one's transpose, or has a number added: ``NAME``, ``NAME+1.0``, ``NAME^T``."""
+
+    source: str
+    plus: float = 0.0
+    transposed: bool = False
+
+    @classmethod
+    def parse(cls, name: str) -> Derived:
+        """Read a parameter's name."""
+        transposed = name.endswith("^T")
+        source, _, plus = name.removesuffix("^T").partition("+")
+        return cls(source, float(plus or 0), transposed)
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What the name stands for, given the source's tensor."""
+        tensor = tensor + self.plus if self.plus else tensor
+        return tensor.T.contiguous() if self.transposed else tensor
 
 
 class Literal:
@@ -47,11 +86,25 @@ Operand = Value | Parameter | Literal
 
 
 @dataclass(frozen=True)
+class Table:
+    """Rows that are looked up by position: constants, or rows of a weight (learned positions).
+
+    ``rows`` is ``[context, ...]``, or which row of ``parameter`` each position has, ``[context]``. With ``batched`` the
+    looked-up value keeps a leading dimension of one.
+    """
+
+    rows: torch.Tensor
+    parameter: str | None = None
+    batched: bool = False
+    role: str = "table"
+
+
+@dataclass(frozen=True)
 class Op:
     """One operation.
 
     ``kind`` is the name of an XNNPACK node (``FullyConnected``, ``Add``, ...), or one that runs
-    outside of it: ``embed``, ``attend``, ``last``.
+    outside of it; see :data:`OUTSIDE`.
     """
 
     kind: str
@@ -64,7 +117,11 @@ class Op:
 
 
 #: Operations that ExecuTorch's own kernels or ours run; all others go into XNNPACK delegates.
-OUTSIDE = ("embed", "attend", "last")
+#: ``append`` adds to one half of a cache and answers with all of it; ``recall`` and ``remember`` read and write what a
+#: short convolution keeps between calls.
+OUTSIDE = ("embed", "attend", "last", "append", "recall", "remember")
+#: Operations that matter although nobody reads their result.
+EFFECTS = ("remember",)
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,13 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from executorch.exir import schema
 from executorch.exir.scalar_type import ScalarType
 
 from edgekit.schema.operators import Module, OperatorLabel
 from edgekit_export.executorch.decoder import Decoder
 from edgekit_export.executorch.delegate import Delegate, NamedData, build_delegate
-from edgekit_export.executorch.graph import OUTSIDE, Op, Operand, Parameter, Shape, Value
+from edgekit_export.executorch.graph import OUTSIDE, Derived, Op, Operand, Parameter, Shape, Value, is_dynamic, largest
 
 #: ExecuTorch aligns planned tensors so.
 _ALIGN = 64
@@ -25,7 +24,7 @@ _ENCODED_IN = (
     '{"type": "builtins.dict", "context": "[]", "children_spec": []}]}]'
 )
 _ENCODED_OUT = '[1, {"type": null, "context": null, "children_spec": []}]'
-_SIZE = {ScalarType.FLOAT: 4, ScalarType.LONG: 8}
+_SIZE = {ScalarType.FLOAT: 4, ScalarType.LONG: 8, ScalarType.BOOL: 1}
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Assembled:
 
 
 def assemble(
-    decoder: Decoder, named: NamedData, embedding: EmbeddingTable, rotary: dict[str, int], cache: list[tuple[int, int]]
+    decoder: Decoder, named: NamedData, embedding: EmbeddingTable, tables: dict[str, int], zeros: int
 ) -> Assembled:
     """Lay the decoder out as one method ``forward(tokens [1, n], cache_position [n]) -> logits``.
 
@@ -68,10 +67,10 @@ def assemble(
         decoder: the operations.
         named: data that delegates refer to.
         embedding: the embedding's kernel and constants.
-        rotary: constant index of each rotary table ``[context, 1, dim]``, by the input it feeds.
-        cache: (kv_heads, head_dim) per layer.
+        tables: constant index of each table of the decoder, by the input it feeds.
+        zeros: constant index of as many zeros as a short convolution keeps (0 where there is none).
     """
-    return _Assembler(decoder, named, embedding, rotary, cache).run()
+    return _Assembler(decoder, named, embedding, tables, zeros).run()
 
 
 class _Assembler:
@@ -80,11 +79,11 @@ class _Assembler:
         decoder: Decoder,
         named: NamedData,
         embedding: EmbeddingTable,
-        rotary: dict[str, int],
-        cache: list[tuple[int, int]],
+        tables: dict[str, int],
+        zeros: int,
     ) -> None:
         self._decoder, self._named, self._embedding = decoder, named, embedding
-        self._rotary = rotary
+        self._tables, self._zeros = tables, zeros
         self._context = decoder.context
         self._evalues: list[schema.EValue] = []
         self._instructions: list[schema.Instruction] = []
@@ -96,12 +95,9 @@ class _Assembler:
         self._ids: dict[str, int] = {}
         self._tokens = self._input(ScalarType.LONG, (1, None))
         self._positions = self._input(ScalarType.LONG, (None,))
-        self._cache = [
-            tuple(self._planned(ScalarType.FLOAT, (1, self._context, heads, dim), permanent=True) for _ in range(2))
-            for heads, dim in cache
-        ]
-        self._cache_bytes = sum(2 * 4 * self._context * heads * dim for heads, dim in cache)
-        self._uses: dict[str, int] = {}
+        #: Tensors that outlive a call, by layer and what they hold.
+        self._kept: dict[tuple[int, str], int] = {}
+        self._cache_bytes = 0
         self._labels: list[OperatorLabel] = []
         #: The operation whose kernels are being called.
         self._current: Op | None = None
@@ -152,14 +148,14 @@ class _Assembler:
             schema.Tensor(
                 scalar_type=kind,
                 storage_offset=0,
-                sizes=[self._context if size is None else size for size in shape],
+                sizes=list(largest(shape, self._context)),
                 dim_order=list(range(len(shape))),
                 requires_grad=False,
                 layout=0,
                 data_buffer_idx=buffer,
                 allocation_info=None,
                 shape_dynamism=schema.TensorShapeDynamism.DYNAMIC_BOUND
-                if None in shape
+                if is_dynamic(shape)
                 else schema.TensorShapeDynamism.STATIC,
             )
         )
@@ -208,12 +204,18 @@ class _Assembler:
         self._call("aten::select_copy", "int_out", [self._positions, self._int(0), self._int(0), first, first])
         self._start = self._int(0)
         self._call("aten::_local_scalar_dense", "", [first, self._start])
-        for name, constant in self._rotary.items():
-            dim = self._decoder.rotary[name].shape[-1]
-            table = self._tensor(ScalarType.FLOAT, (self._context, 1, dim), buffer=constant)
-            rows = self._new(Value(name, (None, 1, dim)))
-            chosen = self._evalue(schema.OptionalTensorList([self._positions]))
+        for name, constant in self._tables.items():
+            shape = self._decoder.table_shape(name)
+            batched = self._decoder.tables[name].batched
+            full: Shape = (1, self._context, *shape[2:]) if batched else (self._context, *shape[1:])
+            table = self._tensor(ScalarType.FLOAT, full, buffer=constant)
+            rows = self._new(Value(name, shape))
+            # A leading dimension that nothing chooses from is told by an index that is none.
+            chosen = self._evalue(schema.OptionalTensorList([-1, self._positions] if batched else [self._positions]))
             self._call("aten::index", "Tensor_out", [table, chosen, rows, rows])
+        if any(op.kind == "recall" for op in self._decoder.ops):
+            self._beginning = self._planned(ScalarType.BOOL, ())
+            self._call("aten::eq", "Scalar_out", [first, self._int(0), self._beginning, self._beginning])
 
     def _embed(self, op: Op) -> None:
         table = self._embedding
@@ -228,19 +230,49 @@ class _Assembler:
             arguments = [*tensors, null, self._int(table.low), self._int(table.high), self._tokens, out, out]
         self._call(*table.operator, arguments)
 
+    def _keep(self, layer: int, what: str, shape: tuple[int, ...]) -> int:
+        """The tensor of a layer that outlives a call."""
+        if (layer, what) not in self._kept:
+            self._kept[layer, what] = self._planned(ScalarType.FLOAT, shape, permanent=True)
+            self._cache_bytes += self._bytes[self._kept[layer, what]]
+        return self._kept[layer, what]
+
+    def _update(self, fresh: int, kept: int, start: int) -> None:
+        token = self._planned(ScalarType.FLOAT, (1,))
+        self._call("llama::update_cache", "out", [fresh, kept, start, token, token])
+
     def _attend(self, op: Op) -> None:
-        q, k, v = (self._id(item) for item in op.inputs)
-        keys, values = self._cache[op.attributes["layer"]]
-        for fresh, store in ((k, keys), (v, values)):
-            token = self._planned(ScalarType.FLOAT, (1,))
-            self._call("llama::update_cache", "out", [fresh, store, self._start, token, token])
+        q, k, v = (self._id(item) for item in op.inputs[:3])
+        caches = []
+        for what, fresh, item in zip(("keys", "values"), (k, v), op.inputs[1:3], strict=True):
+            caches.append(self._keep(op.attributes["layer"], what, (1, self._context, *item.shape[2:])))
+            self._update(fresh, caches[-1], self._start)
         out = self._new(op.output)
-        null = self._evalue(schema.Null())
+        mask = self._id(op.inputs[3]) if len(op.inputs) > 3 else self._evalue(schema.Null())
         dropout = self._evalue(schema.Double(0.0))
-        causal = self._evalue(schema.Bool(True))
+        causal = self._evalue(schema.Bool(len(op.inputs) == 3))
         scale = self._evalue(schema.Double(float(op.attributes["scale"])))
-        arguments = [q, keys, values, self._start, null, dropout, causal, scale, out, out]
+        arguments = [q, *caches, self._start, mask, dropout, causal, scale, out, out]
         self._call("llama::custom_sdpa", "out", arguments)
+
+    def _append(self, op: Op) -> None:
+        kept = self._keep(op.attributes["layer"], op.attributes["slot"], op.output.shape)
+        self._update(self._id(op.inputs[0]), kept, self._start)
+        self._ids[op.output.name] = kept
+
+    def _recall(self, op: Op) -> None:
+        """What the call before left; at position 0 there was none."""
+        kept = self._keep(op.attributes["layer"], "inputs", op.output.shape)
+        zeros = self._tensor(ScalarType.FLOAT, op.output.shape, buffer=self._zeros)
+        out = self._new(op.output)
+        self._call("aten::where", "self_out", [self._beginning, zeros, kept, out, out])
+
+    def _remember(self, op: Op) -> None:
+        count = op.output.shape[1]
+        out = self._new(op.output)
+        arguments = [self._id(op.inputs[0]), *(self._int(item) for item in (1, -count, 2**63 - 1, 1)), out, out]
+        self._call("aten::slice_copy", "Tensor_out", arguments)
+        self._update(out, self._keep(op.attributes["layer"], "inputs", op.output.shape), self._int(0))
 
     def _last(self, op: Op) -> None:
         source = self._id(op.inputs[0])
@@ -274,7 +306,7 @@ class _Assembler:
         reads = op is not None and operator != "Convert"
         names = [item.name for item in op.inputs if isinstance(item, Parameter)] if op and reads else []
         inside = [re.sub(r"^.*?\.\d+\.", "", name) if layer is not None else name for name in names]
-        weights = "+".join(name.partition("+")[0].removesuffix(".weight") for name in inside)
+        weights = "+".join(Derived.parse(name).source.removesuffix(".weight") for name in inside)
         self._labels.append(OperatorLabel(key=key, operator=operator, module=module, layer=layer, weights=weights))
 
     # -- memory --------------------------------------------------------------------------------------------
@@ -298,8 +330,3 @@ class _Assembler:
             assert isinstance(tensor, schema.Tensor)
             tensor.allocation_info = schema.AllocationDetails(1, offset & 0xFFFFFFFF, offset >> 32)
         return end
-
-
-def as_table(tensor: torch.Tensor) -> torch.Tensor:
-    """A rotary table ``[context, dim]`` as the program looks it up: ``[context, 1, dim]``."""
-    return tensor[:, None, :].contiguous()

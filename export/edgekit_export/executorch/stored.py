@@ -13,11 +13,10 @@ from executorch.exir._serialize._flatbuffer_program import _flatbuffer_to_progra
 
 from edgekit.errors import InputError
 from edgekit_export.executorch.formats import Format
+from edgekit_export.executorch.graph import Derived
+from edgekit_export.executorch.keys import EMBEDDING, LITERAL, ROWS, SCALES, TABLE
 from edgekit_export.executorch.pack import Packed, unpack
 from edgekit_export.gate.stored import StoredMatrix
-
-_SCALES = ".scales"
-_LITERAL = "constant."
 
 
 class StoredProgram:
@@ -59,28 +58,40 @@ class StoredProgram:
     def matrices(self) -> Iterator[StoredMatrix]:
         """Every weight that belongs to the source's parameters."""
         for key, segment in self._named.items():
-            if key.endswith(_SCALES) or key.startswith(_LITERAL):
+            if key.endswith(SCALES) or key.startswith((LITERAL, TABLE)):
                 continue
-            name, _, plus = key.partition("+")
-            shape = self._shapes.get(self._tied.get(name, name))
+            stem, _, first = key.removesuffix(EMBEDDING).partition(ROWS)
+            derived = Derived.parse(stem)
+            shape = self._shapes.get(self._tied.get(derived.source, derived.source))
             if shape is None:
                 continue
             bits, block = self._storage(key, segment.size, shape)
+            rows = (int(first), segment.size // (4 * shape[1])) if first else None
             yield StoredMatrix(
-                parts=[name],
+                parts=[derived.source],
                 bits=bits,
                 block=block,
                 symmetric=True,
-                transposed=False,
-                plus=float(plus or 0),
+                transposed=derived.transposed,
+                plus=derived.plus,
                 tensors={"data": key},
-                shape=list(shape),
+                shape=list(shape) if rows is None else [rows[1], shape[1]],
+                rows=rows,
             )
 
+    def tables(self) -> dict[str, torch.Tensor]:
+        """What is looked up by position, ``[values]`` each, by input."""
+        return {key: self._array(key, np.float32) for key in self._named if key.startswith(TABLE)}
+
     def values(self, matrix: StoredMatrix) -> torch.Tensor:
-        """The float32 weight that the stored numbers stand for."""
-        key = matrix.tensors["data"]
-        shape = tuple(matrix.shape)
+        """The float32 weight that the stored numbers stand for, shaped as in the source."""
+        key, shape = matrix.tensors["data"], tuple(matrix.shape)
+        if not matrix.transposed:
+            return self._unpacked(key, matrix, shape)
+        # Dimensions lie in reverse.
+        return self._unpacked(key, matrix, shape[::-1]).permute(*reversed(range(len(shape))))
+
+    def _unpacked(self, key: str, matrix: StoredMatrix, shape: tuple[int, ...]) -> torch.Tensor:
         if matrix.block is None:
             return self._array(key, np.float32).reshape(shape)
         if matrix.bits == 8:
@@ -88,20 +99,26 @@ class StoredProgram:
                 Format("int8-channel"),
                 shape,
                 self._array(key, np.int8).reshape(shape),
-                self._array(key + _SCALES, np.float32),
+                self._array(key + SCALES, np.float32),
             )
+            return unpack(stored)
+        data = self._array(key, np.uint8).reshape(shape[0], shape[1] // 2)
+        if key.endswith(EMBEDDING):
+            scales = self._array(key + SCALES, np.float32)
+            data = (data << 4) | (data >> 4)
         else:
-            scales = self._array(key + _SCALES, np.int16).view(torch.bfloat16)
-            data = self._array(key, np.uint8).reshape(shape[0], shape[1] // 2)
-            stored = Packed(Format("int4-block", block=matrix.block), shape, data, scales.reshape(shape[0], -1))
-        return unpack(stored)
+            scales = self._array(key + SCALES, np.int16).view(torch.bfloat16)
+        return unpack(Packed(Format("int4-block", block=matrix.block), shape, data, scales.reshape(shape[0], -1)))
 
     def _storage(self, key: str, size: int, shape: tuple[int, ...]) -> tuple[int, int | None]:
-        scales = self._named.get(key + _SCALES)
+        scales = self._named.get(key + SCALES)
         if scales is None:
             return 32, None
         count = shape[0] * shape[1]
-        return (8, shape[1]) if size == count else (4, count // (scales.size // 2))
+        if size == count:
+            # One scale a row of the stored matrix.
+            return 8, count // (scales.size // 4)
+        return 4, count // (scales.size // (4 if key.endswith(EMBEDDING) else 2))
 
     def _array(self, key: str, dtype: Any) -> torch.Tensor:
         segment = self._named[key]

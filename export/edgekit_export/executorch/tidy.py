@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgekit_export.executorch.graph import Literal, Op, Section, Value
+from edgekit_export.executorch.graph import EFFECTS, Literal, Op, Section, Value
 
 
 def tidied(section: Section) -> Section:
@@ -43,7 +43,7 @@ def _without_dead(section: Section) -> Section:
     wanted = {section.result.name}
     kept: list[Op] = []
     for op in reversed(section.ops):
-        if op.output.name in wanted:
+        if op.output.name in wanted or op.kind in EFFECTS:
             kept.append(op)
             wanted |= {item.name for item in op.inputs if isinstance(item, Value)}
     return Section(tuple(reversed(kept)), section.source, section.result)

@@ -19,36 +19,13 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from edgekit.errors import UnsupportedError
+from edgekit_export.executorch.attention_ops import adapt
+from edgekit_export.executorch.masks import Mask, Masks
 from edgekit_export.onnx.shallow import TracePlan, build_model
 
 _IMPLEMENTATION = "edgekit_executorch"
 _EXAMPLE_TOKENS = 5
 _SEED = 0
-
-
-@torch.library.custom_op("edgekit::mark", mutates_args=())  # type: ignore[untyped-decorator]
-def mark(hidden: torch.Tensor, layer: int, after: bool) -> torch.Tensor:
-    """The border of a layer: nothing is computed."""
-    return hidden.clone()
-
-
-@mark.register_fake  # type: ignore[untyped-decorator]
-def _(hidden: torch.Tensor, layer: int, after: bool) -> torch.Tensor:
-    return torch.empty_like(hidden)
-
-
-@torch.library.custom_op("edgekit::attend", mutates_args=())  # type: ignore[untyped-decorator]
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, scale: float) -> torch.Tensor:
-    """Causal attention over the cache, to which ``k`` and ``v`` are appended.
-
-    Shapes: q ``[1, heads, n, d]``, k and v ``[1, kv_heads, n, d]``; the result is ``[1, n, heads, d]``.
-    """
-    return v.new_zeros(q.shape[0], q.shape[2], q.shape[1], v.shape[3])
-
-
-@attend.register_fake  # type: ignore[untyped-decorator]
-def _(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, scale: float) -> torch.Tensor:
-    return q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[3])
 
 
 class Trace:
@@ -59,10 +36,12 @@ class Trace:
         parameters: source parameter name of each placeholder that is one.
         constants: values of the other tensors the graph holds, by placeholder.
         rotary: per table input, the placeholder's name and its values for every position, ``[context, dim]``.
+        context: positions of the cache.
         tokens: name of the placeholder that holds the token ids.
     """
 
-    def __init__(self, program: torch.export.ExportedProgram, tables: list[torch.Tensor]) -> None:
+    def __init__(self, program: torch.export.ExportedProgram, tables: list[torch.Tensor], context: int) -> None:
+        self.context = context
         signature = program.graph_signature
         self.graph = program.graph
         self.parameters = {
@@ -140,10 +119,12 @@ def trace(plan: TracePlan, context: int) -> Trace:
     model = build_model(_without_dropout(plan.config))
     torch.manual_seed(_SEED)
     seen: list[torch.Tensor] = []
-    with _registered(), torch.no_grad(), warnings.catch_warnings():
+    masks = Masks(context)
+    with _registered(masks), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.set_attn_implementation(_IMPLEMENTATION)
         rotaries = _replace_rotaries(model, context, seen)
+        adapt(model)
         _mark_layers(model, plan)
         wrapped = _Wrapped(model, rotaries)
         tokens = torch.arange(3, 3 + _EXAMPLE_TOKENS)[None]
@@ -151,9 +132,15 @@ def trace(plan: TracePlan, context: int) -> Trace:
         try:
             # Once for real, so that every way in which the rotary module is called is known.
             wrapped(tokens, [])
+            masks.repeat()
             tables = [table[None, :_EXAMPLE_TOKENS] for table in seen]
             program = torch.export.export(
-                wrapped, (tokens, tables), dynamic_shapes=({1: length}, [{1: length}] * len(tables)), strict=False
+                wrapped,
+                (tokens, tables),
+                dynamic_shapes=({1: length}, [{1: length}] * len(tables)),
+                strict=False,
+                # A length at which two sizes happen to be equal is no other case.
+                prefer_deferred_runtime_asserts_over_guards=True,
             )
         except UnsupportedError:
             raise
@@ -164,7 +151,7 @@ def trace(plan: TracePlan, context: int) -> Trace:
                 f"trace a {plan.config.model_type!r} model for ExecuTorch: {why}",
                 hint="the architecture cannot be exported to ExecuTorch with these versions",
             ) from error
-    return Trace(program, seen)
+    return Trace(program, seen, context)
 
 
 def _without_dropout(config: PretrainedConfig) -> PretrainedConfig:
@@ -176,33 +163,33 @@ def _without_dropout(config: PretrainedConfig) -> PretrainedConfig:
 
 
 @contextlib.contextmanager
-def _registered() -> Iterator[None]:
+def _registered(masks: Masks) -> Iterator[None]:
     ALL_ATTENTION_FUNCTIONS.register(_IMPLEMENTATION, _attention)
-    # The kernel is causal by itself; what a mask would add is refused in _attention.
-    ALL_MASK_ATTENTION_FUNCTIONS.register(_IMPLEMENTATION, lambda *_, **__: None)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(_IMPLEMENTATION, masks)
     yield
 
 
 def _attention(
     module: torch.nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, **kwargs: Any
 ) -> tuple[torch.Tensor, None]:
-    window = kwargs.get("sliding_window")
+    seen = mask.window if isinstance(mask, Mask) else None
+    named = kwargs.get("sliding_window")
     refused = {
-        "a sliding window": window is not None and window < _context_of(module),
-        "soft-capped attention": bool(kwargs.get("softcap")),
+        "a mask of its own making": mask is not None and not isinstance(mask, Mask),
+        "a sliding window that its mask does not show": mask is None and named is not None and named < _context(module),
         "attention sinks": kwargs.get("s_aux") is not None,
         "an attention bias": kwargs.get("position_bias") is not None or kwargs.get("attention_bias") is not None,
-        "heads of differing size": q.shape[-1] != v.shape[-1],
     }
     for what, found in refused.items():
         if found:
             raise UnsupportedError(f"export to ExecuTorch: the model has {what}, which llama::custom_sdpa cannot do")
     scale = kwargs.get("scaling")
     scale = float(q.shape[-1] ** -0.5 if scale is None else scale)
-    return torch.ops.edgekit.attend(q, k, v, int(module.layer_idx), scale), None
+    cap = float(kwargs.get("softcap") or 0.0)
+    return torch.ops.edgekit.attend(q, k, v, int(module.layer_idx), scale, seen or 0, cap, []), None
 
 
-def _context_of(module: torch.nn.Module) -> int:
+def _context(module: torch.nn.Module) -> int:
     return int(getattr(module, "_edgekit_context", 0)) or 1 << 62
 
 

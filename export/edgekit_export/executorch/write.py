@@ -20,9 +20,10 @@ from edgekit.schema.recipe import RecipeProfile
 from edgekit_export.executorch.decoder import Decoder
 from edgekit_export.executorch.delegate import NamedData
 from edgekit_export.executorch.formats import Format, formats_of
-from edgekit_export.executorch.graph import Literal, Parameter, Value
+from edgekit_export.executorch.graph import Derived, Literal, Parameter, Table
+from edgekit_export.executorch.keys import EMBEDDING, LITERAL, ROWS, SCALES
 from edgekit_export.executorch.pack import Packed, nbytes, pack, pack_embedding4, raw
-from edgekit_export.executorch.program import Assembled, EmbeddingTable, as_table, assemble
+from edgekit_export.executorch.program import Assembled, EmbeddingTable, assemble
 from edgekit_export.sources.tensors import TensorStore
 
 #: Segments begin on cache lines twice as wide as any CPU's, as ExecuTorch's own serializer has it.
@@ -95,11 +96,13 @@ class _Binder:
 
     def run(self) -> Assembled:
         embedding = self._embedding()
-        rotary = {}
-        for name, table in self._decoder.rotary.items():
-            rotary[name] = self._constant(f"rotary {name}", as_table(table))
+        tables = {name: self._table(name, table) for name, table in self._decoder.tables.items()}
+        zeros = 0
+        kept = [op.output.shape for op in self._decoder.ops if op.kind == "recall"]
+        if kept:
+            zeros = self._constant("zeros", torch.zeros(max(_elements(shape) for shape in kept)))
         named = NamedData(self._parameter, self._literal, self._format_of)
-        return assemble(self._decoder, named, embedding, rotary, cache_shapes(self._decoder))
+        return assemble(self._decoder, named, embedding, tables, zeros)
 
     def resolve(self, name: str) -> str:
         """The source's name of a parameter; a tied matrix has one."""
@@ -122,15 +125,33 @@ class _Binder:
         return self._formats.head if item.name == self._head_name else self._formats.linear
 
     def _read(self, name: str) -> torch.Tensor:
-        plain, _, plus = name.partition("+")
-        tensor = self._tensors[self.resolve(plain)]
-        return tensor + float(plus) if plus else tensor
+        derived = Derived.parse(name)
+        return derived.of(self._tensors[self.resolve(derived.source)])
+
+    def _table(self, name: str, table: Table) -> int:
+        """A table among the constants; it is named, too, so that the gate finds it."""
+        rows = table.rows
+        key = name
+        if table.parameter is not None:
+            first, count = int(rows[0]), len(rows)
+            if not torch.equal(rows, torch.arange(first, first + count)):
+                raise UnsupportedError("export to ExecuTorch: learned positions that do not follow one another")
+            rows = self._read(table.parameter)[first : first + count].contiguous()
+            key = f"{self.resolve(table.parameter)}{ROWS}{first}"
+        self.named[key] = (self.data.add(f"table {name}", rows), nbytes(rows))
+        self.constants.append(self.named[key][0])
+        return len(self.constants) - 1
+
+    def _source(self, name: str) -> str:
+        """What a weight's data is known by: the source's name of it, and how it was changed."""
+        derived = Derived.parse(name)
+        return self.resolve(derived.source) + name.removeprefix(derived.source)
 
     def _stored(self, name: str, format: Format) -> Packed:
         """A matrix packed; a tied one is packed once per storage, whatever reads it."""
-        key = (self.resolve(name), Format(format.storage, False, format.block))
+        key = (self._source(name), Format(format.storage, False, format.block))
         if key not in self._packed:
-            made = pack(self._read(name), format, self._energy.get(key[0]))
+            made = pack(self._read(name), format, self._energy.get(Derived.parse(key[0]).source))
             if self.resolve(self._embed_name) != key[0]:
                 return made
             self._packed[key] = made
@@ -150,8 +171,8 @@ class _Binder:
         self._count += 1
         if self._count % 8 == 0:
             self._progress(ProgressEvent("write", self._count, None, "tensors", item.name))
-        source = item.name if "+" in item.name else self.resolve(item.name)
-        if len(item.shape) == 1 or format.storage == "float32":
+        source = self._source(item.name)
+        if len(item.shape) != 2 or format.storage == "float32":
             tensor = self._read(item.name)
             self.named[item.name] = (self._place(f"{source} float32", tensor), nbytes(tensor))
             return item.name, nbytes(tensor), None, 0
@@ -159,12 +180,12 @@ class _Binder:
         assert packed.scales is not None
         stem = f"{source} {format.storage} {format.block}"
         self.named[item.name] = (self._place(stem, packed.data), nbytes(packed.data))
-        scales_key = f"{item.name}.scales"
+        scales_key = item.name + SCALES
         self.named[scales_key] = (self._place(f"{stem} scales", packed.scales), nbytes(packed.scales))
         return item.name, nbytes(packed.data), scales_key, nbytes(packed.scales)
 
     def _literal(self, item: Literal) -> str:
-        key = "constant." + hashlib.sha256(raw(item.tensor)).hexdigest()[:32]
+        key = LITERAL + hashlib.sha256(raw(item.tensor)).hexdigest()[:32]
         self.named[key] = (self.data.add(key, item.tensor), nbytes(item.tensor))
         return key
 
@@ -175,6 +196,7 @@ class _Binder:
             table = self._read(name)
             index = self._place(f"{source} float32", table)
             self.constants.append(index)
+            self.named.setdefault(name, (index, nbytes(table)))
             sizes = tuple(table.shape)
             return EmbeddingTable(("aten::embedding", "out"), [(len(self.constants) - 1, ScalarType.FLOAT, sizes)])
         packed = self._stored(name, format)
@@ -190,22 +212,10 @@ class _Binder:
         tensors = []
         for key, tensor, scalar in ((stem, packed.data, kind), (f"{stem} scales", scales, ScalarType.FLOAT)):
             self.constants.append(self._place(key, tensor))
+            shown = name + EMBEDDING + (SCALES if tensor is scales else "")
+            self.named[shown] = (self.constants[-1], nbytes(tensor))
             tensors.append((len(self.constants) - 1, scalar, tuple(tensor.shape)))
         return EmbeddingTable(operator, tensors, low, high)
-
-
-def cache_shapes(decoder: Decoder) -> list[tuple[int, int]]:
-    """(kv_heads, head_dim) of each layer's cache."""
-    shapes = {}
-    for op in decoder.ops:
-        if op.kind == "attend":
-            keys = op.inputs[1]
-            assert isinstance(keys, Value)
-            heads, dim = keys.shape[2:]
-            assert heads is not None
-            assert dim is not None
-            shapes[op.attributes["layer"]] = (heads, dim)
-    return [shapes[layer] for layer in sorted(shapes)]
 
 
 def write_program(

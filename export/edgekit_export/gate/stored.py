@@ -37,6 +37,7 @@ class StoredMatrix(msgspec.Struct, frozen=True, kw_only=True):
         plus: was added to the parameter.
         tensors: names of its initializers by role (data, scales, zero_points).
         shape: of the weight in the source, ``[out, in]`` or ``[n]``.
+        rows: first and count of the rows that the file holds, where it needs no others.
     """
 
     parts: list[str]
@@ -48,6 +49,7 @@ class StoredMatrix(msgspec.Struct, frozen=True, kw_only=True):
     tensors: dict[str, str]
     shape: list[int]
     turned: bool = False
+    rows: tuple[int, int] | None = None
 
 
 class StoredWeights(Protocol):

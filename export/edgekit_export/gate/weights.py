@@ -71,6 +71,8 @@ def check_weights(
         checked.update(parts)
         values = [tensors[part] for part in parts]
         source = values[0] if len(values) == 1 else torch.cat(values)
+        if matrix.rows is not None:
+            source = source.narrow(0, *matrix.rows)
         suspect = compare_matrix(stored, matrix, source, energy.get(parts[0]))
         if suspect is not None:
             suspects.append(suspect)
