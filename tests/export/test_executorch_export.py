@@ -11,14 +11,16 @@ import pytest
 
 pytest.importorskip("executorch", reason="the ExecuTorch half is not installed")
 
+import families
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config, StableLmConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, MixtralConfig, Qwen2Config, Qwen3Config
 
 from edgekit.errors import InputError, UnfaithfulError, UnsupportedError
 from edgekit.schema.integrity import check_bundle
 from edgekit.schema.recipe import load_recipe, recipe_names
 from edgekit_export.executorch.decoder import build_decoder
 from edgekit_export.executorch.formats import formats_of
+from edgekit_export.executorch.masks import read_mask
 from edgekit_export.executorch.pack import pack, unpack
 from edgekit_export.executorch.stored import StoredProgram
 from edgekit_export.executorch.write import write_program
@@ -101,13 +103,32 @@ def test_families_compute_what_eager_computes(name: str, tmp_path: Path) -> None
     assert run_against_eager(FAMILIES[name], tmp_path / "model.pte") < 1e-4
 
 
-def test_what_the_kernel_cannot_do_is_refused_by_name() -> None:
-    with pytest.raises(UnsupportedError, match="sliding window"):
-        build_decoder(MistralConfig(**SMALL, sliding_window=8), context=CONTEXT)
-    # A window that the cache never outgrows is none.
-    build_decoder(MistralConfig(**SMALL, sliding_window=CONTEXT), context=CONTEXT)
-    with pytest.raises(UnsupportedError):
-        build_decoder(StableLmConfig(**SMALL, use_parallel_residual=True, qk_layernorm=True), context=CONTEXT)
+@pytest.mark.parametrize("name", ["gemma2", "bloom", "lfm2", "gpt2", "cohere", "stablelm-parallel"])
+def test_features_that_attention_or_layout_must_know(name: str, tmp_path: Path) -> None:
+    """Soft caps with windows, ALiBi, short convolutions, learned positions, interleaved and partial rotation."""
+    assert run_against_eager(families.family(name).config(), tmp_path / "model.pte") < 1e-4
+
+
+def test_windows_are_masks_made_once_and_only_where_the_cache_outgrows_them() -> None:
+    decoder = build_decoder(MistralConfig(**SMALL, sliding_window=8), context=CONTEXT)
+    masks = {op.inputs[3].name for op in decoder.ops if op.kind == "attend"}
+    assert masks == {"input.mask.8"}
+    assert sum(op.output.name in masks for op in decoder.ops) == 1
+    whole = build_decoder(MistralConfig(**SMALL, sliding_window=CONTEXT), context=CONTEXT)
+    assert {len(op.inputs) for op in whole.ops if op.kind == "attend"} == {3}
+    mixed = build_decoder(
+        Qwen2Config(**SMALL, use_sliding_window=True, sliding_window=8, max_window_layers=2), context=CONTEXT
+    )
+    assert [len(op.inputs) for op in mixed.ops if op.kind == "attend"] == [3, 3, 4, 4]
+
+
+def test_what_cannot_be_done_is_refused_by_name() -> None:
+    with pytest.raises(UnsupportedError, match=r"aten\.softmax"):
+        build_decoder(MixtralConfig(**SMALL, num_local_experts=4), context=CONTEXT)
+    with pytest.raises(UnsupportedError, match="64 learned positions"):
+        build_decoder(families.family("gpt2").config(n_positions=64), context=CONTEXT + 1)
+    with pytest.raises(UnsupportedError, match="neither causal nor a sliding window"):
+        read_mask(lambda batch, head, query, key: (key <= query) & (key // 16 == query // 16), 64)
 
 
 def test_every_recipe_is_gated_and_whole(bundles: Path) -> None:

@@ -65,7 +65,7 @@ class Derived(NamedTuple):
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """What the name stands for, given the source's tensor."""
         tensor = tensor + self.plus if self.plus else tensor
-        return tensor.T.contiguous() if self.transposed else tensor
+        return tensor.permute(*reversed(range(tensor.ndim))).contiguous() if self.transposed else tensor
 
 
 class Literal:

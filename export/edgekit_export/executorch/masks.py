@@ -51,13 +51,13 @@ class Masks:
     def __call__(self, *_: Any, mask_function: Callable[..., Any], **__: Any) -> Mask:
         """What transformers calls for every mask that a model needs."""
         if self._next < 0:
-            self._known.append(Mask(_window(mask_function, self._context)))
+            self._known.append(Mask(read_mask(mask_function, self._context)))
             return self._known[-1]
         self._next += 1
         return self._known[self._next - 1]
 
 
-def _window(function: Callable[..., Any], context: int) -> int | None:
+def read_mask(function: Callable[..., Any], context: int) -> int | None:
     """The window of a causal mask over ``context`` positions.
 
     Raises:

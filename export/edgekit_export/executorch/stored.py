@@ -72,7 +72,8 @@ class StoredProgram:
                 bits=bits,
                 block=block,
                 symmetric=True,
-                transposed=derived.transposed,
+                transposed=False,
+                turned=derived.transposed,
                 plus=derived.plus,
                 tensors={"data": key},
                 shape=list(shape) if rows is None else [rows[1], shape[1]],
@@ -84,14 +85,9 @@ class StoredProgram:
         return {key: self._array(key, np.float32) for key in self._named if key.startswith(TABLE)}
 
     def values(self, matrix: StoredMatrix) -> torch.Tensor:
-        """The float32 weight that the stored numbers stand for, shaped as in the source."""
-        key, shape = matrix.tensors["data"], tuple(matrix.shape)
-        if not matrix.transposed:
-            return self._unpacked(key, matrix, shape)
-        # Dimensions lie in reverse.
-        return self._unpacked(key, matrix, shape[::-1]).permute(*reversed(range(len(shape))))
-
-    def _unpacked(self, key: str, matrix: StoredMatrix, shape: tuple[int, ...]) -> torch.Tensor:
+        """The float32 weight that the stored numbers stand for, in the order in which it is multiplied."""
+        key = matrix.tensors["data"]
+        shape = tuple(reversed(matrix.shape)) if matrix.turned else tuple(matrix.shape)
         if matrix.block is None:
             return self._array(key, np.float32).reshape(shape)
         if matrix.bits == 8:

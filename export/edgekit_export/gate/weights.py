@@ -99,7 +99,7 @@ def compare_matrix(
     """Whether ``matrix`` is more than rounding away from ``source``, and where."""
     values = stored.values(matrix)
     wanted = source + matrix.plus if matrix.plus else source
-    wanted = wanted.T if matrix.turned else wanted
+    wanted = wanted.permute(*reversed(range(wanted.ndim))) if matrix.turned else wanted
     name = " + ".join(matrix.parts)
     if tuple(values.shape) != tuple(wanted.shape):
         return Suspect(name=name, blocks=1, of=1, worst=math.inf, rescaled=False)
