@@ -138,7 +138,8 @@ class _Binder:
                 raise UnsupportedError("export to ExecuTorch: learned positions that do not follow one another")
             rows = self._read(table.parameter)[first : first + count].contiguous()
             key = f"{self.resolve(table.parameter)}{ROWS}{first}"
-        self.named[key] = (self.data.add(f"table {name}", rows), nbytes(rows))
+        place = self.data.add if table.parameter is None else self._place
+        self.named[key] = (place(f"table {name}", rows), nbytes(rows))
         self.constants.append(self.named[key][0])
         return len(self.constants) - 1
 
