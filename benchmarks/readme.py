@@ -21,6 +21,7 @@ TITLES = {
     "push-vs-adb": ("edgekit's copies", "the adb client"),
     "sampler-overhead": ("the probe, all samplers", "the probe, no sampler"),
     "probe-overhead": ("the probe", "a bare loop around the same session"),
+    "export-vs-optimum": ("edgekit's fp32 export", "optimum's, same gate, same probe"),
     "export": ("edgekit export, gate included", "onnxruntime-genai's builder, unchecked"),
 }
 
