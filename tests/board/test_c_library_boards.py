@@ -17,7 +17,8 @@ from edgekit.schema.run import Run
 
 pytestmark = pytest.mark.board
 
-FEW = {"prompts": [8], "generates": [4], "repetitions": 1, "threads": [1]}
+#: What a phone of that kind waits for before it is measured is no matter here.
+FEW = {"prompts": [8], "generates": [4], "repetitions": 1, "threads": [1], "wait_s": 0}
 PHONE = REPOSITORY / "tests/data/android/getprop_oneplus12_android15.txt"
 
 
