@@ -6,6 +6,7 @@ Times under emulation mean nothing and are not looked at.
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from probe_model import RUNTIME_VERSION, ProbeModel
 from edgekit.analysis import sensors
 from edgekit.deploy.probe_build import ensure_probe
 from edgekit.deploy.runtime_library import ensure_runtime
-from edgekit.deploy.toolchain import host_abi
+from edgekit.deploy.toolchain import find_toolchain, host_abi
 from edgekit.errors import MissingToolError
+from edgekit.resources import device_scripts_dir
 from edgekit.schema.event import GoldenResult, Hello, TrialResult
 from edgekit.schema.plan import Trial
 
@@ -77,6 +79,102 @@ def test_golden_and_trials_on_arm64(launch, model: ProbeModel, emulator, arm64_p
     assert [len(event.token_ns) for event in outcome.all(TrialResult)] == [1, 4]
     found = {series.sensor.name: set(series.values) for series in sensors.series(outcome.stream, "temperature")}
     assert found["cpu-0-0-usr#0"] == {41.3}
+
+
+#: Reads cases (seven integers, the scale, then q, keys, values and the mask) and writes what attention makes of each.
+ATTENTION = """
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+#include "attention.h"
+#include "threadpool.h"
+template <typename T> std::vector<T> take(std::size_t count) {
+  std::vector<T> out(count);
+  if (count && std::fread(out.data(), sizeof(T), count, stdin) != count) std::exit(3);
+  return out;
+}
+int main() {
+  executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(2);
+  for (long cases = take<long>(1)[0]; cases > 0; --cases) {
+    const auto n = take<long>(7);
+    edgekit::Attention task;
+    task.queries = n[0]; task.start = n[1]; task.heads = n[2]; task.kv_heads = n[3]; task.dim = n[4];
+    task.scale = take<float>(1)[0];
+    const auto q = take<float>(n[0] * n[2] * n[4]);
+    const auto k = take<float>(n[5] * n[3] * n[4]), v = take<float>(n[5] * n[3] * n[4]);
+    const auto mask = take<float>(n[6] ? n[0] * n[5] : 0);
+    std::vector<float> out(q.size());
+    task.q = q.data(); task.keys = k.data(); task.values = v.data(); task.out = out.data();
+    if (n[6]) { task.mask = mask.data(); task.mask_stride = n[5]; task.positions = n[5]; }
+    edgekit::attend(task);
+    std::fwrite(out.data(), sizeof(float), out.size(), stdout);
+  }
+}
+"""
+#: queries, start, heads, heads of keys, dim, window.
+SHAPES = [
+    (1, 0, 1, 1, 16, None),
+    (1, 40, 9, 3, 64, None),
+    (1, 90, 4, 1, 80, 20),
+    (7, 0, 4, 2, 33, None),
+    (19, 50, 6, 2, 64, None),
+    (24, 30, 4, 4, 128, 9),
+    (9, 3, 2, 1, 256, None),
+]
+
+
+def attended(q, k, v, start: int, scale: float, mask) -> np.ndarray:
+    """Attention in float64, written down as it is defined."""
+    queries, heads, _ = q.shape
+    group = heads // k.shape[1]
+    wide_k, wide_v = (np.repeat(array.astype(np.float64), group, axis=1) for array in (k, v))
+    scores = np.einsum("qhd,khd->hqk", q.astype(np.float64), wide_k) * scale
+    allowed = np.arange(len(k))[None] <= start + np.arange(queries)[:, None]
+    scores = np.where(allowed[None], scores, -np.inf) if mask is None else scores + mask[None].astype(np.float64)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.einsum("hqk,khd->qhd", weights / weights.sum(-1, keepdims=True), wide_v)
+
+
+def test_attention_on_arm64(emulator, tmp_path: Path) -> None:
+    """The attention of the ExecuTorch half, compiled for NEON as in the probe."""
+    pytest.importorskip("executorch", reason="the ExecuTorch half is not installed")
+    from edgekit.deploy import executorch_probe
+    from edgekit.deploy.executorch_package import SUPPORTED, ensure_package
+
+    try:
+        compiler = find_toolchain(ABI, gnu=True).command
+    except MissingToolError as error:
+        pytest.skip(f"attention on arm64 is NOT tested: {error}")
+    package = ensure_package(SUPPORTED[-1], ABI)
+    sources = device_scripts_dir() / "probe" / "executorch"
+    (tmp_path / "main.cpp").write_text(ATTENTION)
+    command = [*compiler, *executorch_probe._COMPILE, "-ffast-math", "-o", str(tmp_path / "attention")]
+    command += [
+        f"-I{sources}",
+        f"-isystem{package.include}",
+        str(sources / "attention.cpp"),
+        str(tmp_path / "main.cpp"),
+    ]
+    libraries = package.libraries[-1].parent
+    command += [f"-L{libraries}", "-l:libexecutorch_threadpool.so", "-l:libexecutorch.so", f"-Wl,-rpath,{libraries}"]
+    subprocess.run(command, check=True, timeout=300)
+    random = np.random.default_rng(0)
+    sent, wanted = [np.int64(len(SHAPES)).tobytes()], []
+    for queries, start, heads, kv_heads, dim, window in SHAPES:
+        context, scale = start + queries + 3, np.float32(dim**-0.5)
+        q = random.standard_normal((queries, heads, dim), np.float32) * 2
+        k, v = (random.standard_normal((context, kv_heads, dim), np.float32) for _ in range(2))
+        mask = None
+        if window is not None:
+            ahead = start + np.arange(queries)[:, None] - np.arange(context)[None]
+            mask = np.where((ahead >= 0) & (ahead < window), 0, -1e9).astype(np.float32)
+        numbers = np.array([queries, start, heads, kv_heads, dim, context, mask is not None], np.int64)
+        sent += [array.tobytes() for array in (numbers, scale, q, k, v) + (() if mask is None else (mask,))]
+        wanted.append(attended(q, k, v, start, float(scale), mask).ravel())
+    done = subprocess.run(
+        [*emulator, str(tmp_path / "attention")], input=b"".join(sent), capture_output=True, timeout=300, check=True
+    )
+    np.testing.assert_allclose(np.frombuffer(done.stdout, np.float32), np.concatenate(wanted), atol=1e-4)
 
 
 def test_the_wrong_machines_library_is_refused(launch, model: ProbeModel, library: Path) -> None:
