@@ -74,7 +74,7 @@ def rates_table(profile: DeviceProfile) -> Table:
         {"runtime": rates.runtime, "threads": rates.threads, "work": name, "rate": 1 / value if value else None}
         for rates in profile.fitted
         for name, value in rates.seconds.items()
-        if name != "blocks"
+        if name not in ("blocks", "shared")
     ]
     columns = [
         column("runtime", "runtime"),

@@ -10,7 +10,7 @@ from edgekit.analysis.accounting.decoder import Decoder
 from edgekit.analysis.accounting.families import decoder_of
 from edgekit.analysis.accounting.formats import formats_of
 from edgekit.analysis.configurations import configuration
-from edgekit.analysis.estimator.amounts import NAMES, amounts
+from edgekit.analysis.estimator.amounts import BEYOND, NAMES, SHARED, WEIGHTS, amounts
 from edgekit.analysis.estimator.rating import time_of
 from edgekit.errors import InputError
 from edgekit.schema.own_runs import OwnRow, OwnTest
@@ -67,6 +67,10 @@ def cases_of(rows: Sequence[OwnRow], decoders: Mapping[str, Decoder] | None = No
     return found
 
 
+#: Shares of the last cache that are tried, in 1e9 bytes: what a process keeps of it, others beside it, is not told.
+_SHARED = (0.0, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256)
+
+
 def fit_rates(cases: Sequence[Case], prior: Mapping[str, float] | None = None) -> dict[str, float]:
     """Non-negative rates with the least squared relative error, drawn to what was known before.
 
@@ -74,19 +78,32 @@ def fit_rates(cases: Sequence[Case], prior: Mapping[str, float] | None = None) -
         cases: tests of one runtime with one number of threads.
         prior: seconds for each kind of work; None: nothing is known.
     """
+    return min((_fit(cases, prior, shared) for shared in _SHARED), key=lambda found: found[0])[1]
+
+
+def _fit(cases: Sequence[Case], prior: Mapping[str, float] | None, shared: float) -> tuple[float, dict[str, float]]:
+    """The squared error and the rates where a process keeps so much of the last cache."""
     import numpy as np
     from scipy.optimize import nnls
 
     names = [name for name in NAMES if any(case.amounts.get(name) for case in cases)]
-    rows = [[case.amounts.get(name, 0.0) / case.test.median_s for name in names] for case in cases]
+    rows = [
+        [
+            *(case.amounts.get(name, 0.0) / case.test.median_s for name in names),
+            max(0.0, case.amounts[WEIGHTS] - shared) / case.test.median_s,
+        ]
+        for case in cases
+    ]
+    names.append(BEYOND)
     wanted = [1.0] * len(cases)
     for at, name in enumerate(names):
         known = (prior or {}).get(name)
         if known:
             rows.append([_PRIOR_WEIGHT / known if other == at else 0.0 for other in range(len(names))])
             wanted.append(_PRIOR_WEIGHT)
-    found, _ = nnls(np.asarray(rows), np.asarray(wanted))
-    return {name: float(value) for name, value in zip(names, found, strict=True)}
+    found, norm = nnls(np.asarray(rows), np.asarray(wanted))
+    rates = {name: float(value) for name, value in zip(names, found, strict=True)}
+    return float(norm), rates | {SHARED: shared}
 
 
 def left_out(cases: Sequence[Case], prior: Mapping[str, float] | None = None) -> list[float]:

@@ -13,7 +13,7 @@ from edgekit.analysis.accounting.memory import WorkingBytes, working_bytes
 from edgekit.analysis.accounting.resident import MANY_TOKENS, PROCESS_BYTES, SPREAD, Request, Resident, resident
 from edgekit.analysis.accounting.stored import StoredBytes, stored_bytes
 from edgekit.analysis.estimator.amounts import amounts
-from edgekit.analysis.estimator.rating import DEVIATE, UsedRates, rate_of, rates_for
+from edgekit.analysis.estimator.rating import DEVIATE, UsedRates, priced, rates_for
 from edgekit.errors import InputError
 from edgekit.schema.device_profile import DeviceProfile
 from edgekit.schema.recipe import RecipeProfile
@@ -159,16 +159,15 @@ def _energy(device: DeviceProfile, token: Figure) -> tuple[Figure, ...]:
 
 
 #: What limits each kind of work.
-_BOUNDS = {"read": "bandwidth", "cache": "bandwidth", "elements": "bandwidth", "multiply": "compute"}
+_BOUNDS = dict.fromkeys(("read", "cache", "elements", "panels", "beyond"), "bandwidth") | {"multiply": "compute"}
 _BOUNDS |= {"attention": "compute", "blocks": "overhead"}
 _UNITS = {"read": "GB", "cache": "GB", "multiply": "G multiply-adds", "attention": "G multiply-adds"}
-_UNITS |= {"elements": "G elements", "blocks": "blocks"}
+_UNITS |= {"panels": "GB", "beyond": "GB", "elements": "G elements", "blocks": "blocks"}
 
 
 def _time(name: str, work: Mapping[str, float], rates: Mapping[str, float], factor: float) -> Figure:
     terms = []
-    for what, amount in work.items():
-        rate = rate_of(what, rates)
+    for what, amount, rate in priced(work, rates):
         kind = what.partition(" ")[0]
         each = f"{rate * 1e6:.3g} us" if kind == "blocks" else f"{1 / rate:.3g} G/s" if rate else "nothing"
         terms.append(Term(what, amount * rate, f"{amount:.4g} {_UNITS[kind]} at {each}"))

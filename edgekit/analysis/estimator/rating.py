@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgekit.analysis.distributions import student_quantile
-from edgekit.analysis.estimator.amounts import KINDS
+from edgekit.analysis.estimator.amounts import BEYOND, KINDS, SHARED, WEIGHTS
 from edgekit.schema.device_profile import Cluster, DeviceProfile
 
 #: Normal deviate of a 90% interval.
@@ -81,7 +81,15 @@ def rate_of(name: str, rates: Mapping[str, float]) -> float:
 
 def time_of(work: Mapping[str, float], rates: Mapping[str, float]) -> float:
     """Seconds of the amounts; work without a rate of its own takes that of its nearest kin."""
-    return sum(amount * rate_of(name, rates) for name, amount in work.items())
+    return sum(amount * rate for _, amount, rate in priced(work, rates))
+
+
+def priced(work: Mapping[str, float], rates: Mapping[str, float]) -> list[tuple[str, float, float]]:
+    """Each kind of work with its amount and rate; weights count as far as they lie beyond the last cache."""
+    found = [(name, amount, rate_of(name, rates)) for name, amount in work.items() if name != WEIGHTS]
+    if BEYOND in rates:
+        found.append((BEYOND, max(0.0, work.get(WEIGHTS, 0.0) - rates.get(SHARED, 0.0)), rates[BEYOND]))
+    return found
 
 
 def multiply_adds_per_second(device: DeviceProfile, threads: int, *, quantized: bool) -> float:
