@@ -158,7 +158,7 @@ def condense_runs(plan: dict[str, Any], folder: Path) -> Path:
         for source, _ in shapes(plan)
         for run in sorted((folder / "runs" / parse_arch(source).name).glob("*/run.json"))
     ]
-    found = condense(runs, name=plan["name"], title=plan["title"])
+    found = condense(runs, name=plan["name"], title=plan["title"], remarks=plan.get("remarks"))
     path = profiles_dir() / "measurements" / f"{plan['name']}.json"
     path.write_bytes(codec.encode(found))
     return path

@@ -153,7 +153,7 @@ def fit_profile(runs: Sequence[str | Path], *, out: str | Path | None = None) ->
         decoder = decoder_of_bundle(run.bundle)
         if decoder is not None and run.run.device.fidelity == "real":
             decoders[run.bundle.model] = decoder
-            rows += rows_of(run.bundle.model, run)
+            rows += rows_of(run.bundle.model, [run])
     fitted = rates_of(cases_of(rows, decoders), lambda threads: general_rates(profile, threads))
     kept = [item for item in profile.fitted if item.runtime not in {rates.runtime for rates in fitted}]
     profile = msgspec.structs.replace(profile, fitted=kept + fitted)

@@ -6,9 +6,8 @@ What the parts follow from was counted page by page on Linux x86_64 (onnxruntime
   copies, whose file pages go when they are read. A tied matrix is mapped once for the head and once for the embedding.
 - ExecuTorch maps the program; XNNPACK packs every product's weights into private copies and lets the file's pages go.
 - Of an embedding only the pages around the rows that were looked up are resident.
-- Activations are the longest pass's tokens times the widest value between two operators (gate and up, or query, key and
-  value) times a number of such values that are alive or kept by the runtime's allocator; XNNPACK with rounded
-  activations holds an old workspace while it makes a larger one.
+- Activations are the longest pass's tokens times the values that are alive or kept by the runtime's allocator, of which
+  the widest (gate and up, or query, key and value) are most; XNNPACK holds an old workspace while it makes a larger.
 """
 
 from __future__ import annotations
@@ -24,14 +23,18 @@ from edgekit.schema.recipe import RecipeProfile
 #: Bytes that become resident around a row of a mapped file: 64 KiB (fault_around_bytes) at least, more where the page
 #: cache holds larger folios. Seen: 80 to 800 KiB on Linux 6.
 FAULT_AROUND = 640 * 1024
-#: Values of the widest kind that the longest pass holds, by runtime and whether a product's input is rounded
-#: (executorch) or its weights are integers (onnxruntime).
-_WIDEST = {
-    ("onnxruntime", False): 4.2,
-    ("onnxruntime", True): 3.5,
-    ("executorch", False): 4.8,
-    ("executorch", True): 6.1,
+#: Values that the longest pass holds for each token, as multiples of the widest value between operators, of the
+#: model's width, and of queries, keys and values together; by runtime and whether activations are rounded to 8 bits.
+_LIVE = {
+    ("onnxruntime", False): (3.5, 0.0, 0.0),
+    ("onnxruntime", True): (3.5, 0.0, 0.0),
+    ("executorch", False): (2.8, 7.5, 2.3),
+    ("executorch", True): (3.1, 15.0, 0.0),
 }
+#: What a runtime keeps of each layer's operators and their packed biases and norms.
+_PER_LAYER = {"onnxruntime": 100 << 10, "executorch": 120 << 10}
+#: What onnxruntime's allocator keeps besides where it packs 32-bit weights.
+_PACKING = 3 << 20
 _FLOAT = 4
 #: Lookups after which a whole table is resident.
 MANY_TOKENS = 1_000_000
@@ -106,8 +109,10 @@ def _onnxruntime(decoder: Decoder, formats: Formats, classes: dict[str, int], re
         else:
             mapped += weights
     working = working_bytes(decoder, context=request.context, prompt=request.longest_pass, filled=request.filled)
-    quantized = formats.linear.scheme != "float"
-    return Resident(mapped, private, working.kv_touched, _activations(decoder, "onnxruntime", quantized, request))
+    activations = _activations(decoder, "onnxruntime", formats.linear.scheme != "float", request)
+    private += _PER_LAYER["onnxruntime"] * len(decoder.layers)
+    activations += _PACKING if formats.linear.scheme == "float" else 0
+    return Resident(mapped, private, working.kv_touched, activations)
 
 
 def _executorch(decoder: Decoder, formats: Formats, classes: dict[str, int], request: Request) -> Resident:
@@ -118,11 +123,14 @@ def _executorch(decoder: Decoder, formats: Formats, classes: dict[str, int], req
     mapped = looked_up(embedding, request.tokens) + classes.get("rotary tables", 0) + classes["graph"]
     # A cache position holds all heads of a token: whole rows are touched.
     cache = decoder.cache_elements(request.filled) * _FLOAT
+    private += _PER_LAYER["executorch"] * len(decoder.layers)
     dynamic = formats.linear.scheme == "dynamic"
     return Resident(mapped, private, cache, _activations(decoder, "executorch", dynamic, request))
 
 
-def _activations(decoder: Decoder, runtime: str, integers: bool, request: Request) -> int:
+def _activations(decoder: Decoder, runtime: str, rounded: bool, request: Request) -> int:
     widest = max(layer.widest for layer in decoder.layers)
-    values = _WIDEST[runtime, integers] * widest * max(request.longest_pass, 1)
-    return int(values + decoder.state_elements + decoder.vocabulary) * _FLOAT
+    heads = max((2 * at.kv_heads + at.heads) * at.head_dim for at in decoder.attentions) if decoder.attentions else 0
+    of_widest, of_width, of_heads = _LIVE[runtime, rounded]
+    values = of_widest * widest + of_width * decoder.hidden + of_heads * heads
+    return int(values * max(request.longest_pass, 1) + decoder.state_elements + decoder.vocabulary) * _FLOAT

@@ -23,16 +23,17 @@ _BEFORE_THE_CUT = frozenset({"query", "key", "value"})
 #: Kinds of weights. ``dynamic`` ones are multiplied by activations rounded to 8 bits where the others' kernels choose.
 KINDS: Final = ("float32", "int8", "int4", "int8 dynamic", "int4 dynamic")
 #: Amounts that are there whatever the weights' kind: bytes of the KV cache read by a decode step, multiply-adds of a
-#: prefill's attention, elements between its operators, bytes of matrices too large for a core's own cache that a
-#: prefill reads again for every few tokens, and blocks passed.
-OTHERS: Final = ("cache", "attention", "elements", "panels", "blocks")
+#: prefill's attention, elements between its operators, multiply-adds of products whose rows of activations are too
+#: long for a core's first cache, and blocks passed.
+OTHERS: Final = ("cache", "attention", "elements", "wide", "blocks")
 #: Bytes of weights that a pass reads in all: those beyond the processor's last cache cost more (``BEYOND``).
 WEIGHTS: Final = "weights"
 #: Seconds for 1e9 bytes beyond the last cache, and that cache's share that a process keeps, in 1e9 bytes.
 BEYOND: Final = "beyond"
 SHARED: Final = "shared"
-#: A core's own cache, of which a matrix must leave some: 1 to 2 MiB on what is sold today.
-OWN_CACHE: Final = 2 << 20
+#: Columns from which the few rows of 32-bit activations that a kernel works on (7 with AVX-512) fill a first cache of
+#: 32 to 48 KiB.
+WIDE: Final = 1460
 NAMES: Final = (*(f"read {kind}" for kind in KINDS), *(f"multiply {kind}" for kind in KINDS), *OTHERS)
 
 
@@ -54,8 +55,8 @@ class _Amounts(dict[str, float]):
 def amounts(decoder: Decoder, formats: Formats, runtime: str, *, new: int, depth: int) -> dict[str, float]:
     """Amounts of a pass over ``new`` tokens with ``depth`` in the cache, by names of :data:`NAMES`.
 
-    Units: 1e9 bytes (``read``, ``cache``, ``panels``, and ``weights``, which is all of them), 1e9 multiply-adds
-    (``multiply``, ``attention``), 1e9 elements, blocks.
+    Units: 1e9 bytes (``read``, ``cache``, and ``weights``, which is all of them), 1e9 multiply-adds
+    (``multiply``, ``attention``, ``wide``), 1e9 elements, blocks.
     """
     found = _Amounts()
 
@@ -66,8 +67,8 @@ def amounts(decoder: Decoder, formats: Formats, runtime: str, *, new: int, depth
             found.add(f"read {kind_of(form)}", size / GIGA)
             return
         found.add(f"multiply {kind_of(form)}", rows * columns * tokens / GIGA)
-        if size > OWN_CACHE:
-            found.add("panels", size * tokens / GIGA)
+        if columns > WIDE and form.scheme != "dynamic":
+            found.add("wide", rows * columns * tokens / GIGA)
 
     last = len(decoder.layers) - 1
     for index, layer in enumerate(decoder.layers):

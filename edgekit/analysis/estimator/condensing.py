@@ -15,13 +15,16 @@ from edgekit.schema.own_runs import OwnMemory, OwnRow, OwnRuns, OwnTest
 QUIET_SHARE = 0.97
 
 
-def condense(runs: Sequence[tuple[str, RunData]], *, name: str, title: str) -> OwnRuns:
+def condense(
+    runs: Sequence[tuple[str, RunData]], *, name: str, title: str, remarks: dict[str, str] | None = None
+) -> OwnRuns:
     """Condense runs of one device.
 
     Args:
         runs: each with the model source that its bundle was exported from.
         name: of the document.
         title: of the document.
+        remarks: what is known of errors that remain, by quantity.
 
     Raises:
         InputError: no runs, or runs of several devices.
@@ -33,7 +36,10 @@ def condense(runs: Sequence[tuple[str, RunData]], *, name: str, title: str) -> O
         raise InputError(f"condense runs: they are of {len(devices)} devices", hint="take the runs of one")
     first = runs[0][1].run
     device = first.device
-    rows = [row for source, run in runs for row in rows_of(source, run)]
+    alike: dict[tuple[str, str, str], list[RunData]] = {}
+    for source, run in runs:
+        alike.setdefault((source, run.bundle.runtime.name, run.bundle.recipe.name), []).append(run)
+    rows = [row for (source, _, _), sessions in alike.items() for row in rows_of(source, sessions)]
     return OwnRuns(
         schema_version=OwnRuns.SCHEMA_VERSION,
         name=name,
@@ -45,6 +51,7 @@ def condense(runs: Sequence[tuple[str, RunData]], *, name: str, title: str) -> O
         versions=first.versions,
         context=max(run.bundle.runtime.context_length for _, run in runs),
         rows=sorted(rows, key=lambda row: (row.source, row.runtime, row.recipe, row.threads)),
+        remarks=remarks or {},
     )
 
 
@@ -56,19 +63,20 @@ class _Sample:
     on_cpu: float
 
 
-def rows_of(source: str, run: RunData) -> Iterable[OwnRow]:
-    """One row for each number of threads that a run had.
+def rows_of(source: str, runs: Sequence[RunData]) -> Iterable[OwnRow]:
+    """One row for each number of threads that runs of one bundle had; samples of several sessions are put together.
 
     A trial in which another program had the CPU for more than a little of the time says how busy the machine was:
-    with one thread its time on the CPU is taken instead of the time that passed, with several it is left out.
+    with one thread its time on the CPU is taken instead of the time that passed, with several it is left out. Where
+    most trials with one thread were disturbed, the fastest stands for them: what others do only adds to it.
     """
     found: dict[metrics.Test, list[_Sample]] = {}
-    for data in run.launches:
+    for data in [data for run in runs for data in run.launches]:
         for trial, result in metrics.counted_trials(data):
             test = metrics.key_of(trial, data.launch.threads)
             found.setdefault(test, []).append(_sample(test, result))
-    loads = metrics.load_times(run)
-    warm = sorted(loads.warm)
+    warm = sorted(seconds for run in runs for seconds in metrics.load_times(run).warm)
+    last = runs[-1]
     for threads in sorted({test.threads for test in found}):
         tests = []
         for test, samples in sorted(found.items(), key=lambda item: item[0].order):
@@ -76,15 +84,15 @@ def rows_of(source: str, run: RunData) -> Iterable[OwnRow]:
                 tests.append(made)
         yield OwnRow(
             source=source,
-            runtime=run.bundle.runtime.name,
-            recipe=run.bundle.recipe.name,
+            runtime=last.bundle.runtime.name,
+            recipe=last.bundle.recipe.name,
             threads=threads,
-            size_bytes=run.bundle.size_bytes,
-            kv_cache_bytes=run.bundle.runtime.kv_cache_bytes,
-            kernels=list(metrics.kernels_used(run)),
+            size_bytes=last.bundle.size_bytes,
+            kv_cache_bytes=last.bundle.runtime.kv_cache_bytes,
+            kernels=list(metrics.kernels_used(last)),
             load_s=_median(warm) if warm else None,
             tests=tests,
-            memory=_memory(run, threads),
+            memory=_memory(last, threads),
         )
 
 
@@ -99,7 +107,8 @@ def _sample(test: metrics.Test, result: TrialResult) -> _Sample:
 
 def _test(test: metrics.Test, samples: Sequence[_Sample]) -> OwnTest | None:
     quiet = [sample for sample in samples if sample.on_cpu >= QUIET_SHARE]
-    chosen = quiet or (list(samples) if test.threads == 1 else [])
+    mostly = 2 * len(quiet) >= len(samples)
+    chosen = quiet if mostly or test.threads > 1 else list(samples)
     if not chosen:
         return None
     seconds = sorted(sample.seconds for sample in chosen)
@@ -107,11 +116,12 @@ def _test(test: metrics.Test, samples: Sequence[_Sample]) -> OwnTest | None:
         kind=test.kind,
         tokens=test.tokens,
         depth=test.depth,
-        median_s=_median(seconds),
+        # Where most were disturbed, the least disturbed says most.
+        median_s=_median(seconds) if mostly or test.threads > 1 else seconds[0],
         low_s=seconds[0],
         high_s=seconds[-1],
         samples=len(seconds),
-        clock="passed" if quiet else "on CPU",
+        clock="passed" if mostly or test.threads > 1 else "on CPU",
     )
 
 

@@ -11,7 +11,7 @@ from edgekit.analysis.accounting.families import decoder_of
 from edgekit.analysis.accounting.formats import formats_of
 from edgekit.analysis.configurations import configuration
 from edgekit.analysis.estimator.amounts import BEYOND, NAMES, SHARED, WEIGHTS, amounts
-from edgekit.analysis.estimator.rating import time_of
+from edgekit.analysis.estimator.rating import missed, time_of
 from edgekit.errors import InputError
 from edgekit.schema.own_runs import OwnRow, OwnTest
 from edgekit.schema.rates import Rates
@@ -67,12 +67,15 @@ def cases_of(rows: Sequence[OwnRow], decoders: Mapping[str, Decoder] | None = No
     return found
 
 
+#: Relative errors up to this are squared, larger ones count by their size alone; and how often weights are adapted.
+_USUAL = 0.05
+_ROUNDS = 8
 #: Shares of the last cache that are tried, in 1e9 bytes: what a process keeps of it, others beside it, is not told.
-_SHARED = (0.0, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256)
+_SHARED = tuple(mega / 1000 for mega in (0, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 128, 192, 256))
 
 
 def fit_rates(cases: Sequence[Case], prior: Mapping[str, float] | None = None) -> dict[str, float]:
-    """Non-negative rates with the least squared relative error, drawn to what was known before.
+    """Non-negative rates with the least relative errors (Huber's loss), drawn to what was known before.
 
     Args:
         cases: tests of one runtime with one number of threads.
@@ -82,7 +85,7 @@ def fit_rates(cases: Sequence[Case], prior: Mapping[str, float] | None = None) -
 
 
 def _fit(cases: Sequence[Case], prior: Mapping[str, float] | None, shared: float) -> tuple[float, dict[str, float]]:
-    """The squared error and the rates where a process keeps so much of the last cache."""
+    """The loss and the rates where a process keeps so much of the last cache."""
     import numpy as np
     from scipy.optimize import nnls
 
@@ -90,7 +93,7 @@ def _fit(cases: Sequence[Case], prior: Mapping[str, float] | None, shared: float
     rows = [
         [
             *(case.amounts.get(name, 0.0) / case.test.median_s for name in names),
-            max(0.0, case.amounts[WEIGHTS] - shared) / case.test.median_s,
+            missed(case.amounts[WEIGHTS], shared) / case.test.median_s,
         ]
         for case in cases
     ]
@@ -101,9 +104,16 @@ def _fit(cases: Sequence[Case], prior: Mapping[str, float] | None, shared: float
         if known:
             rows.append([_PRIOR_WEIGHT / known if other == at else 0.0 for other in range(len(names))])
             wanted.append(_PRIOR_WEIGHT)
-    found, norm = nnls(np.asarray(rows), np.asarray(wanted))
+    matrix, target = np.asarray(rows), np.asarray(wanted)
+    weights = np.ones(len(target))
+    for _ in range(_ROUNDS):
+        found, _norm = nnls(matrix * weights[:, None], target * weights)
+        off = np.abs(matrix @ found - target)
+        # Squares for small errors, magnitudes for large ones: a test that was disturbed decides nothing.
+        weights = np.where(off > _USUAL, np.sqrt(_USUAL / np.maximum(off, _USUAL)), 1.0)
+    loss = np.where(off > _USUAL, _USUAL * (2 * off - _USUAL), off**2).sum()
     rates = {name: float(value) for name, value in zip(names, found, strict=True)}
-    return float(norm), rates | {SHARED: shared}
+    return float(loss), rates | {SHARED: shared}
 
 
 def left_out(cases: Sequence[Case], prior: Mapping[str, float] | None = None) -> list[float]:

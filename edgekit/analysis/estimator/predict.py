@@ -159,10 +159,10 @@ def _energy(device: DeviceProfile, token: Figure) -> tuple[Figure, ...]:
 
 
 #: What limits each kind of work.
-_BOUNDS = dict.fromkeys(("read", "cache", "elements", "panels", "beyond"), "bandwidth") | {"multiply": "compute"}
-_BOUNDS |= {"attention": "compute", "blocks": "overhead"}
+_BOUNDS = dict.fromkeys(("read", "cache", "elements", "beyond"), "bandwidth") | {"multiply": "compute"}
+_BOUNDS |= {"attention": "compute", "wide": "compute", "blocks": "overhead"}
 _UNITS = {"read": "GB", "cache": "GB", "multiply": "G multiply-adds", "attention": "G multiply-adds"}
-_UNITS |= {"panels": "GB", "beyond": "GB", "elements": "G elements", "blocks": "blocks"}
+_UNITS |= {"wide": "G multiply-adds", "beyond": "GB", "elements": "G elements", "blocks": "blocks"}
 
 
 def _time(name: str, work: Mapping[str, float], rates: Mapping[str, float], factor: float) -> Figure:

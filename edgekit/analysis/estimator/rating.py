@@ -85,11 +85,19 @@ def time_of(work: Mapping[str, float], rates: Mapping[str, float]) -> float:
 
 
 def priced(work: Mapping[str, float], rates: Mapping[str, float]) -> list[tuple[str, float, float]]:
-    """Each kind of work with its amount and rate; weights count as far as they lie beyond the last cache."""
+    """Each kind of work with its amount and rate; weights count as far as the last cache misses them."""
     found = [(name, amount, rate_of(name, rates)) for name, amount in work.items() if name != WEIGHTS]
     if BEYOND in rates:
-        found.append((BEYOND, max(0.0, work.get(WEIGHTS, 0.0) - rates.get(SHARED, 0.0)), rates[BEYOND]))
+        found.append((BEYOND, missed(work.get(WEIGHTS, 0.0), rates.get(SHARED, 0.0)), rates[BEYOND]))
     return found
+
+
+def missed(weights: float, shared: float) -> float:
+    """Bytes that a cache of ``shared`` bytes misses when ``weights`` bytes are read over and over.
+
+    What is read in a circle and does not fit is gone before it is needed again: half as much again misses all.
+    """
+    return weights * min(1.0, max(0.0, (weights - shared) / (shared / 2))) if shared else weights
 
 
 def multiply_adds_per_second(device: DeviceProfile, threads: int, *, quantized: bool) -> float:
