@@ -68,6 +68,12 @@ def preview_notes(preview: SweepPreview) -> list[str]:
     if preview.exports:
         found.append(f"{preview.exports} bundles to export, about {duration(preview.export_seconds)}.")
     found.append(f"About {duration(preview.seconds)} in all; that rests on {rests}.")
+    for device in preview.devices:
+        if device.free_bytes is not None and device.push_bytes > device.free_bytes:
+            found.append(
+                f"{formats.plain_text(device.name)}: all together need {formats.size(device.push_bytes)}, "
+                f"{formats.size(device.free_bytes)} are free: what no longer fits waits for another start."
+            )
     for cell in preview.impossible[:20]:
         found.append(formats.plain_text(f"Impossible: {cell.cell}: {cell.reason}", 300))
     if len(preview.impossible) > 20:

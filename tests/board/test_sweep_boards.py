@@ -154,7 +154,7 @@ def plan_file(plan: SweepPlan, folder: Path) -> Path:
 
 
 def test_what_cannot_be_measured_is_named_before_anything_starts(
-    new_board: Callable[..., Board], trained: Path, tmp_path: Path
+    new_board: Callable[..., Board], trained: Path, export_cache: Path, tmp_path: Path
 ) -> None:
     small, other = new_board(storage_bytes=4 * MIB), new_board()
     before = small.device().run(["find", "/data/local/tmp"]).stdout

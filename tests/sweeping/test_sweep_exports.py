@@ -64,11 +64,18 @@ def test_as_many_run_as_the_budget_holds() -> None:
     seen: list[int] = []
     stop = threading.Event()
     pool = ExportPool(GREEDY_COMMAND, budget_bytes=1000 * MIB, at_once=8, progress=silent, stop=stop)
-    watcher = threading.Thread(target=lambda: [(seen.append(len(pool._workers)), time.sleep(0.02)) for _ in range(400)])
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.02):
+            seen.append(len(pool._workers))
+
+    watcher = threading.Thread(target=look)
     watcher.start()
     found: dict[str, JobOutcome] = {}
     jobs = [job(20, 0.3, 400, f"m{number}") for number in range(5)]
     pool.run(jobs, lambda asked, outcome: found.update({asked.model.called: outcome}))
+    over.set()
     watcher.join()
     assert len(found) == 5
     assert all(outcome.results[0].directory for outcome in found.values())

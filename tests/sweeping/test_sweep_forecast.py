@@ -191,3 +191,15 @@ def test_the_folder_is_left_alone_by_a_look(tmp_path: Path) -> None:
     found = edgekit.preview_sweep(plan, out=tmp_path / "out")
     assert [cell.state for cell in found.cells] == ["pending"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bundles_that_fit_one_by_one_but_not_together_are_told() -> None:
+    plan = plan_of(recipes=["w8", "fp32"])
+    known = known_of(plan)
+    cells = expand(plan, known.protocol, {"adb:a": ["adb:a"]})
+    device = look(free_bytes=600 << 20)
+    assert [fault_of(cell, device, known, ["onnxruntime"]) for cell in cells] == [None, None]
+    planned = [PlannedCell(cell, "pending") for cell in cells]
+    sessions = sessions_of(cells, "model")
+    found = preview(planned, sessions, {"adb:a": device}, known, Account(), {}, together=False)
+    assert any("all together need" in note for note in preview_devices(found).notes)

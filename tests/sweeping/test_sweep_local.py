@@ -111,7 +111,7 @@ def test_a_sweep_killed_at_random_moments_loses_and_doubles_nothing(
     cells = len(plan.recipes) * len(plan.threads or [])
     chance = random.Random(7)
     kills = 0
-    for _ in range(6):
+    for _ in range(4):
         process = subprocess.Popen(command(file, "--out", out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         sessions = started(out)
         end = time.monotonic() + LIMIT_S
