@@ -139,6 +139,29 @@ def without_distances(graph: Any) -> None:
     assert found
 
 
+def bypass(graph: Any, node: Any, value: str) -> None:
+    """Let what reads the result of ``node`` read ``value``."""
+    for other in graph.node:
+        for position, name in enumerate(other.input):
+            if name == node.output[0] and other is not node:
+                other.input[position] = value
+
+
+def unscaled_embedding(graph: Any) -> None:
+    (lookup,) = [node for node in graph.node if node.op_type == "Gather" and "embed_tokens" in node.input[0]]
+    (scale,) = [node for node in graph.node if node.op_type == "Mul" and lookup.output[0] in node.input]
+    bypass(graph, scale, lookup.output[0])
+
+
+def forgotten_biases(graph: Any) -> None:
+    found = 0
+    for node in graph.node:
+        if node.op_type == "Add" and any(name.endswith("attention.dense.bias") for name in node.input):
+            bypass(graph, node, next(name for name in node.input if not name.endswith(".bias")))
+            found += 1
+    assert found
+
+
 FAULTS: list[tuple[str, str, Callable[[Any], None], str]] = [
     ("gemma2", "no window", without("local_window_size"), "w4"),
     ("gemma2", "no window in one layer", without("local_window_size", lambda layer: layer == 2), "fp32"),
@@ -147,6 +170,8 @@ FAULTS: list[tuple[str, str, Callable[[Any], None], str]] = [
     ("gemma2", "attention not capped", without("softcap"), "w4"),
     ("gemma2", "logits not capped", uncapped_logits, "w4"),
     ("gemma2", "attention scaled by the head's width", without("scale"), "fp32"),
+    ("gemma2", "embedding not scaled", unscaled_embedding, "w4"),
+    ("gpt-neox", "biases forgotten", forgotten_biases, "w4"),
     ("gpt-neox", "nothing rotated", rotated_elsewhere, "w4"),
     ("bloom", "other slopes", other_slopes, "w4"),
     ("bloom", "no distances", without_distances, "w4"),

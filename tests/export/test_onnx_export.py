@@ -18,7 +18,7 @@ from edgekit.schema.recipe import load_recipe
 from edgekit_export.onnx import build_template, full_logits_session, measure_energy, write_model
 from edgekit_export.onnx import template as template_module
 from edgekit_export.onnx.external import DataFile, region
-from edgekit_export.onnx.shallow import plan_trace
+from edgekit_export.onnx.shallow import TRACE_VOCABULARY, plan_trace
 
 CONTEXT = 96
 CHUNKS = (40, 7, 1, 1, 31)
@@ -55,6 +55,19 @@ def test_float_export_computes_what_the_model_computes(name, templates, tmp_path
         start += count
     assert files.bits_per_weight == 32
     assert files.parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_more_positions_than_the_trace_has_words(tmp_path):
+    """Positions are numbers in the graph, too; none is taken for the size of the vocabulary."""
+    longest = TRACE_VOCABULARY + 20
+    config = transformers.GPT2Config(n_embd=64, n_layer=3, n_head=4, n_positions=longest, vocab_size=640)
+    template = build_template(config, context_length=longest, cache=tmp_path)
+    model = onnx_models.make_model(config)
+    files = write_model(template, model.state_dict(), load_recipe("fp32"), tmp_path)
+    ids = onnx_models.tokens(longest)
+    wanted = onnx_models.reference(model, ids)[:, -1:]
+    logits = onnx_models.Runner(onnx_models.load(files.model), files.interface).feed(ids)
+    np.testing.assert_allclose(logits, wanted, atol=2e-3 * np.abs(wanted).max())
 
 
 def test_replicated_layers_equal_traced_ones(templates, monkeypatch, tmp_path):

@@ -158,7 +158,11 @@ def _assemble(plan: TracePlan, context_length: int, progress: Progress) -> tuple
             "as something not recognised",
             hint="the architecture computes with its weights in a way that is not served",
         )
-    if any(np.issubdtype(value.dtype, np.integer) and TRACE_VOCABULARY in value for value in graph.constants.values()):
+    if any(
+        np.issubdtype(value.dtype, np.integer) and TRACE_VOCABULARY in value
+        for name, value in graph.constants.items()
+        if not name.startswith(COMPUTED)
+    ):
         raise UnsupportedError("the traced graph computes with the size of the vocabulary")
     simplify(graph)
     full = replicate(graph, plan)
