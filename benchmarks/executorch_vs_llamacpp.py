@@ -21,7 +21,11 @@ def main() -> None:
         theirs=lambda threads: workers.setdefault(threads, peers.Worker(python, "llamacpp.py", model, threads)),
         versions=ours.versions(folder) | {"peer": peers.LLAMA_CPP[0], "peer_model": "Q4_0 (output Q8_0)"},
         bounds=lambda rows, bandwidth: (
-            ours_executorch.memory(folder, peaks, workers) | {"peer_model_bytes": model.stat().st_size}
+            ours_executorch.memory(folder, peaks, workers)
+            | {
+                "peer_model_bytes": model.stat().st_size,
+                "peer_without_amx": any(worker.facts.get("without_amx") for worker in workers.values()),
+            }
         ),
     )
 

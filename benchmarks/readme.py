@@ -52,10 +52,16 @@ def number(value: float) -> str:
 def machines(results: list[dict[str, Any]]) -> str:
     """Where and when it was measured; one sentence a machine and day."""
     places = {
-        f"{result['measured_at'][:10]} on {result['machine']['cpu_model']}, {result['machine']['cpus']} cores"
+        f"{result['measured_at'][:10]} on {result['machine']['cpu_model']}, {result['machine']['cpus']} cores{busy(result)}"
         for result in results
     }
     return f"SmolLM2-135M, measured in turn, {'; '.join(sorted(places))}."
+
+
+def busy(result: dict[str, Any]) -> str:
+    """A remark where more was running before the measurement than there are cores."""
+    load = (result["machine"].get("load_average") or {}).get("before") or 0
+    return f" (others kept the machine busy: load average {load:.0f})" if load > result["machine"]["cpus"] else ""
 
 
 def section() -> str:
