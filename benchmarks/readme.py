@@ -52,7 +52,8 @@ def number(value: float) -> str:
 def machines(results: list[dict[str, Any]]) -> str:
     """Where and when it was measured; one sentence a machine and day."""
     places = {
-        f"{result['measured_at'][:10]} on {result['machine']['cpu_model']}, {result['machine']['cpus']} cores{busy(result)}"
+        f"{result['measured_at'][:10]} on {result['machine']['cpu_model']}, {result['machine']['cpus']} cores"
+        + busy(result)
         for result in results
     }
     return f"SmolLM2-135M, measured in turn, {'; '.join(sorted(places))}."
