@@ -6,12 +6,13 @@ import statistics as plain
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
 from edgekit.analysis import memory, metrics, sameness, statistics
 from edgekit.analysis.causes import causes_of
-from edgekit.analysis.comparison import Comparison, Pairing, Ratio, Row
+from edgekit.analysis.comparison import Comparison, Pairing, Ratio, Row, SustainedLevel
 from edgekit.analysis.energy import Energy, energies
 from edgekit.analysis.labels import labels
 from edgekit.analysis.limited import lowered_limits
@@ -19,7 +20,7 @@ from edgekit.analysis.load import RunData
 from edgekit.analysis.metrics import Sample, Test
 from edgekit.analysis.power_meter import PlacedMeter
 from edgekit.analysis.roofline import roofline_of
-from edgekit.analysis.sustained import sustained
+from edgekit.analysis.sustained import Sustained, sustained
 from edgekit.analysis.usage import usage_of
 from edgekit.errors import InputError
 from edgekit.schema.device_profile import DeviceProfile, Interval, measured_profiles, profile_of
@@ -80,6 +81,7 @@ def compare(
     rows: list[Row] = []
     waiting: list[_Judged] = []
     faults: list[str] = []
+    levels: list[SustainedLevel] = []
     for data, label in zip(runs, names, strict=True):
         faults += [f"{label}: {fault}" for fault in (*data.faults, *metrics.dropped_trials(data))]
         if mixed := metrics.mixed_kernels(data):
@@ -87,17 +89,20 @@ def compare(
         found, warming = (base_samples, base_warmup) if data is base else _split(metrics.all_samples(data))
         if data.run.profiled:
             faults.append(f"{label}: was profiled, so that its times are no speed")
-        elif not found and not sustained(data):
+        lasting = sustained(data)
+        levels += [_level(entry, data, label) for entry in lasting]
+        if not data.run.profiled and not found and not lasting:
             faults.append(f"{label}: no trial was measured")
         faults += [f"{label}: {text}" for text in _unlike(data, base, found, base_samples)]
         usage = usage_of(data) if found else {}
         profile = profile_of(data.run.device, known)
         energy = energies(data, meter)
+        whole = _Whole(data)
         for test, measured in found.items():
             reason = _no_ratio(data, base, test, base_samples)
             if reason is None:
                 waiting.append(_difference(len(rows), measured, base_samples[test], data, base))
-            row = _row(data, label, test, measured, reason)
+            row = _row(data, whole, label, test, measured, reason)
             speed = Interval(median=row.median_tok_s, low=row.low_tok_s, high=row.high_tok_s)
             line = roofline_of(data, test, speed, profile)
             causes = causes_of(test, usage[test], data.run.device, data.bundle, line, found) if test in usage else []
@@ -127,6 +132,7 @@ def compare(
         comparisons=len(family),
         rows=rows,
         faults=faults,
+        sustained=levels,
     )
 
 
@@ -139,6 +145,29 @@ def _split(found: Mapping[Test, Sequence[Sample]]) -> tuple[dict[Test, list[Samp
 def _marks(measured: Sequence[Sample]) -> dict[str, int]:
     """How many of the samples carry each mark, the most frequent first."""
     return dict(Counter(mark for sample in measured for mark in sample.marks).most_common())
+
+
+def _level(entry: Sustained, data: RunData, label: str) -> SustainedLevel:
+    hot = [value for curve in entry.temperature_c.values() for _, value in curve]
+    slow = [value for curve in entry.frequency_ghz.values() for _, value in curve]
+    return SustainedLevel(
+        run=data.run.id,
+        label=label,
+        threads=entry.test.threads,
+        test=entry.test.name,
+        lasted_s=entry.lasted_s,
+        start_tok_s=entry.start_tok_s,
+        level_tok_s=entry.level_tok_s,
+        level_low=entry.level_low,
+        level_high=entry.level_high,
+        settled_at_s=entry.settled_at_s,
+        settled_low_s=entry.settled_low_s,
+        settled_high_s=entry.settled_high_s,
+        reason=entry.reason,
+        hottest_c=max(hot, default=None),
+        lowest_ghz=min(slow, default=None),
+        gaps=entry.gaps,
+    )
 
 
 def _unlike(
@@ -283,16 +312,38 @@ def _ratio(entry: _Judged, corrected: float | None, comparisons: int) -> Ratio:
     )
 
 
-def _row(data: RunData, label: str, test: Test, measured: Sequence[Sample], no_ratio: str | None) -> Row:
+class _Whole:
+    """What all tests of a run with as many threads share, looked for once."""
+
+    def __init__(self, data: RunData) -> None:
+        self._data = data
+        self.loads = metrics.load_times(data)
+        self.kernels = metrics.kernels_used(data)
+        self._memory: dict[int, dict[str, Any]] = {}
+
+    def memory(self, threads: int) -> dict[str, Any]:
+        """The fields of a row that tell of memory."""
+        if threads not in self._memory:
+            peak = metrics.memory_peak(self._data, threads)
+            self._memory[threads] = {
+                "peak_memory_bytes": peak.peak if peak else None,
+                "peak_anon_bytes": peak.anon if peak else None,
+                "peak_file_bytes": peak.file if peak else None,
+                "peak_pss_bytes": memory.peak_pss(self._data, threads),
+                "memory": memory.split(self._data, threads),
+                "memory_growth": memory.growth(self._data, threads),
+            }
+        return self._memory[threads]
+
+
+def _row(data: RunData, whole: _Whole, label: str, test: Test, measured: Sequence[Sample], no_ratio: str | None) -> Row:
     bundle, run = data.bundle, data.run
     speeds = [sample.tok_s for sample in measured]
     summary = statistics.estimate(speeds)
     steps = [step for sample in measured for step in sample.token_ms]
     p50, p90, p99 = _percentiles(steps)
-    loads = metrics.load_times(data)
-    peak = metrics.memory_peak(data, test.threads)
+    loads, kernels = whole.loads, whole.kernels
     golden = metrics.golden_verdict(data)
-    kernels = metrics.kernels_used(data)
     ttft = None
     if test.kind == "prefill" and test.depth == 0:
         ttft = plain.median(sample.seconds for sample in measured) * 1000
@@ -329,12 +380,7 @@ def _row(data: RunData, label: str, test: Test, measured: Sequence[Sample], no_r
         perplexity_reference=bundle.gate.figures.perplexity_reference,
         faithful=bundle.gate.passed,
         golden_passed=None if golden is None else golden.passed,
-        peak_memory_bytes=peak.peak if peak else None,
-        peak_anon_bytes=peak.anon if peak else None,
-        peak_file_bytes=peak.file if peak else None,
-        peak_pss_bytes=memory.peak_pss(data, test.threads),
-        memory=memory.split(data, test.threads),
-        memory_growth=memory.growth(data, test.threads),
+        **whole.memory(test.threads),
         load_cold_s=_median(loads.cold),
         load_warm_s=_median(loads.warm),
         load_other_s=_median(loads.other),

@@ -116,6 +116,29 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     warmup_tok_s: list[float] = msgspec.field(default_factory=list)
 
 
+class SustainedLevel(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sustained run came to; see :class:`edgekit.analysis.sustained.Sustained`, which has it over time."""
+
+    run: str
+    label: str
+    threads: int
+    test: str
+    lasted_s: float
+    start_tok_s: float
+    #: None, with the ``reason``, where the speed did not settle.
+    level_tok_s: float | None
+    level_low: float | None
+    level_high: float | None
+    settled_at_s: float | None
+    settled_low_s: float | None
+    settled_high_s: float | None
+    reason: str | None
+    #: Of the hottest sensor, and the lowest clock rate; None where nothing was told.
+    hottest_c: float | None
+    lowest_ghz: float | None
+    gaps: list[str] = msgspec.field(default_factory=list)
+
+
 class Comparison(Document, frozen=True, kw_only=True):
     """Runs side by side, all ratios against one baseline."""
 
@@ -131,3 +154,5 @@ class Comparison(Document, frozen=True, kw_only=True):
     faults: list[str]
     #: Results of other tools, shown beside the rows and compared with none: nothing is known of how they were measured.
     imported: list[ImportedRun] = msgspec.field(default_factory=list)
+    #: Sustained runs: the level that each settles at, and when.
+    sustained: list[SustainedLevel] = msgspec.field(default_factory=list)

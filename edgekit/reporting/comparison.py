@@ -149,6 +149,42 @@ def memory_table(comparison: Comparison) -> Table | None:
     return Table(records, [key for key in records[0] if key not in parts], columns, list(dict.fromkeys(found)))
 
 
+def sustained_table(comparison: Comparison) -> Table | None:
+    """What sustained runs came to, one record each; None where there was none."""
+    if not comparison.sustained:
+        return None
+    records = [msgspec.structs.asdict(entry) for entry in comparison.sustained]
+    columns = [
+        column("label", "bundle"),
+        column("threads", "threads", right=True),
+        column("lasted_s", "lasted", formats.seconds, right=True),
+        column("start_tok_s", "t/s at first", formats.number, right=True),
+        Column("settles at, t/s", _level_text, right=True),
+        Column("after", _settled_text, right=True),
+        column("hottest_c", "hottest, °C", formats.number, right=True),
+        column("lowest_ghz", "lowest clock, GHz", formats.number, right=True),
+    ]
+    found = ["Sustained decoding: the level that the speed keeps to, and from when on; intervals of 95%."]
+    for entry in comparison.sustained:
+        if entry.reason is not None:
+            found.append(f"{entry.label} did not settle: {entry.reason}.")
+        found += [f"{entry.label}: {gap}." for gap in entry.gaps]
+    return Table(records, list(records[0]), columns, list(dict.fromkeys(found)))
+
+
+def _level_text(record: Record) -> str:
+    if record["level_tok_s"] is None:
+        return "did not settle"
+    return f"{formats.number(record['level_tok_s'])} {formats.interval(record['level_low'], record['level_high'])}"
+
+
+def _settled_text(record: Record) -> str:
+    if record["settled_at_s"] is None:
+        return formats.MISSING
+    ends = f"{formats.seconds(record['settled_low_s'])}, {formats.seconds(record['settled_high_s'])}"
+    return f"{formats.seconds(record['settled_at_s'])} [{ends}]"
+
+
 def energy_table(comparison: Comparison) -> Table | None:
     """Energy per token, one record per run and test; None where no run could measure it."""
     rows = [row for row in comparison.rows if row.energy is not None]
@@ -293,6 +329,11 @@ def render_comparison(comparison: Comparison, format: Format) -> str:
     """The comparison in one of the table formats; md holds one table after the other, speeds first."""
     if format == "md":
         tables = [comparison_table(comparison), bundle_table(comparison), *_further_tables(comparison)]
+        if not comparison.rows and comparison.sustained:
+            # Nothing but sustained runs: no empty tables, but what must be said.
+            return "\n".join(render(table, "md") for table in tables[2:]) + "".join(
+                f"\n{formats.plain_text(note, limit=1000)}\n" for note in notes(comparison)[1:]
+            )
         return "\n".join(render(table, "md") for table in tables)
     return render(comparison_table(comparison), format)
 
@@ -300,13 +341,15 @@ def render_comparison(comparison: Comparison, format: Format) -> str:
 def print_comparison(comparison: Comparison, console: Console) -> None:
     """Draw the comparison on a terminal."""
     for table in [*_further_tables(comparison), bundle_table(comparison)]:
-        print_table(table, console)
+        if table.records:
+            print_table(table, console)
     print_table(comparison_table(comparison), console)
 
 
 def _further_tables(comparison: Comparison) -> list[Table]:
     """What only some runs know."""
-    return [table for table in (memory_table(comparison), energy_table(comparison)) if table is not None]
+    found = (memory_table(comparison), energy_table(comparison), sustained_table(comparison))
+    return [table for table in found if table is not None]
 
 
 def speed_text(record: Record) -> str:

@@ -11,9 +11,12 @@ import msgspec
 import pytest
 from data_runs import Session
 
+from edgekit.analysis.compare import compare
 from edgekit.analysis.load import load_run
 from edgekit.analysis.metrics import samples
 from edgekit.analysis.sustained import Sustained, sustained
+from edgekit.reporting.comparison import render_comparison
+from edgekit.reporting.formats import number
 from edgekit.schema import codec
 from edgekit.schema.event import Bye, Hello, TrialResult
 from edgekit.schema.plan import Plan, Trial
@@ -141,3 +144,18 @@ def test_a_cut_run_is_a_shorter_one_and_an_empty_one_is_none(tmp_path: Path) -> 
     assert "too few" in str(found.reason)
     assert len(found.points) == 8
     assert sustained(load_run(write(tmp_path / "none", lambda at: 20.0, change=lambda passes: []))) == []
+
+
+def test_the_comparison_shows_the_level_and_when(tmp_path: Path) -> None:
+    run = load_run(write(tmp_path / "a", throttles))
+    comparison = compare([run])
+    [level] = comparison.sustained
+    assert (level.label, level.threads, level.test) == ("fp32", 2, only(run.path).test.name)
+    text = render_comparison(comparison, "md")
+    assert "| t/s at first |" in text
+    assert f"| {number(level.level_tok_s)} [" in text
+    assert "| model" not in text, "no empty table of speeds"
+    falling = compare([load_run(write(tmp_path / "b", lambda at: 20 - at / 20))])
+    text = render_comparison(falling, "md")
+    assert " did not settle |" in text
+    assert "did not settle: still falling at its end" in text
