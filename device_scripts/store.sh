@@ -18,7 +18,10 @@
 # A stamp is what `stat` said of a file when its digest was last found right. While it says the same, nobody wrote
 # to the file, and it need not be read again. The change time is part of it, which no program can set.
 # ROOT/lease names the one writer. Each of its commands renews it; one that was not renewed for MINUTES is void.
+# ROOT is closed to other users of the device: adbd makes files that everybody may write to. Where it was open before,
+# stamps prove nothing; where it belongs to somebody else, it is not used.
 set -u
+umask 077
 command=$1 root=$2 token=$3
 objects=$root/objects stamps=$root/stamps pins=$root/pins
 
@@ -65,6 +68,7 @@ elsewhere() { # sets where the object went, relative to ROOT, and the stamp of i
 
 lease() { # OWNER MINUTES
     mkdir -p "$root" 2>/dev/null
+    ours "$root" || die "$root belongs to another user of this device, who could change what lies there"
     if ! { true >"$root/$token.part"; } 2>/dev/null; then
         echo "lease unwritable"
         return
@@ -84,6 +88,16 @@ lease() { # OWNER MINUTES
         [ -r "$root/lease/owner" ] && IFS= read -r owner <"$root/lease/owner"
         echo "lease held by ${owner:-somebody}"
     fi
+}
+ours() { # DIRECTORY: whether nobody else can write there; who could until now may have
+    [ -d "$1" ] || return 0
+    owner=$(stat -Lc %u "$1") mode=$(stat -Lc %a "$1")
+    me=$(while read -r key real effective rest; do [ "$key" = Uid: ] && echo "$effective"; done </proc/self/status)
+    # For root, also a folder of whoever the folder around it belongs to: it may serve a user who is not root.
+    [ "$owner" = "$me" ] || [ "$owner" = 0 ] || { [ "$me" = 0 ] && [ "$owner" = "$(stat -Lc %u "$1/..")" ]; } || return 1
+    case $mode in *[2367] | *[2367]?) rm -rf "$1/stamps" 2>/dev/null ;; esac
+    [ "$mode" = 700 ] || [ "$owner" != "$me" ] || chmod 700 "$1" 2>/dev/null
+    return 0
 }
 held() { # renews it, too
     holder=

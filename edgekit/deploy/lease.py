@@ -84,7 +84,8 @@ def writing(device: Device, progress: Progress) -> Iterator[Lease]:
 def _ask(script: StoreScript) -> str:
     """``granted``, ``unwritable`` or ``held by SOMEBODY``."""
     owner = f"{socket.gethostname()} (process {os.getpid()})"
-    output = script.call("lease", owner, str(EXPIRY_MINUTES), doing="ask for the store")
+    hint = "name another place with EDGEKIT_DEVICE_ROOT"
+    output = script.call("lease", owner, str(EXPIRY_MINUTES), doing="ask for the store", hint=hint)
     answer = dict(facts_of(output)).get("lease", "")
     if answer in ("granted", "unwritable") or answer.startswith("held by "):
         return printable(answer, 200)

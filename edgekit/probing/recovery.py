@@ -29,7 +29,12 @@ from edgekit.schema.storage import write_atomically
 
 #: A run's name is made by :mod:`edgekit.probing.session`; anything else there is not ours.
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
-_LAUNCH_NAME = re.compile(r"\d{3,6}")
+_LAUNCH_NAME = re.compile(r"[0-9]{3,6}")
+_LAUNCH = re.compile(r"launches/[0-9]{3,6}")
+#: Thousands of launches of some hundred kilobytes each; a device that has more fills our disk.
+MAX_RUN_BYTES = 8 * 1024 * 1024 * 1024
+#: As many runs as lie on a device that was never tidied, and more.
+MAX_RUNS = 10_000
 
 
 def runs_dir(device: Device) -> str:
@@ -57,7 +62,7 @@ def remove(device: Device, run_id: str) -> None:
 
 def list_runs(device: Device) -> list[str]:
     """Names of the runs that lie on the device."""
-    return [name for name in _names(device, runs_dir(device)) if _RUN_NAME.fullmatch(name)]
+    return [name for name in _names(device, runs_dir(device)) if _RUN_NAME.fullmatch(name)][:MAX_RUNS]
 
 
 def pull_runs(
@@ -108,13 +113,15 @@ def _pull_run(device: Device, remote: str, local: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix="edgekit-pull-") as scratch:
         copy = Path(scratch) / "run"
         copy.mkdir()
+        fetcher = _Fetcher(device)
         for name in (MANIFEST, "bundle.json"):
-            _pull_file(device, f"{remote}/{name}", copy / name, codec.MAX_DOCUMENT_BYTES)
+            fetcher.fetch(f"{remote}/{name}", copy / name, codec.MAX_DOCUMENT_BYTES)
         run = codec.read(copy / MANIFEST, Run)
         codec.read(copy / "bundle.json", Bundle)
         if run.profiled and device.stat(f"{remote}/{OPERATOR_MAP}") is not None:
-            _pull_file(device, f"{remote}/{OPERATOR_MAP}", copy / OPERATOR_MAP, codec.MAX_DOCUMENT_BYTES)
-        found = [_pull_launch(device, f"{remote}/launches/{name}", copy, name) for name in _launches(device, remote)]
+            fetcher.fetch(f"{remote}/{OPERATOR_MAP}", copy / OPERATOR_MAP, codec.MAX_DOCUMENT_BYTES)
+        run = msgspec.structs.replace(run, launches=[one for one in run.launches if _LAUNCH.fullmatch(one.directory)])
+        found = [_pull_launch(fetcher, f"{remote}/launches/{name}", copy, name) for name in _launches(device, remote)]
         launches = [launch for launch in found if launch is not None]
         if (local / MANIFEST).is_file():
             run = codec.read(local / MANIFEST, Run)
@@ -134,14 +141,15 @@ def _launches(device: Device, remote: str) -> list[str]:
     return [name for name in _names(device, f"{remote}/launches") if _LAUNCH_NAME.fullmatch(name)]
 
 
-def _pull_launch(device: Device, remote: str, copy: Path, name: str) -> Launch | None:
+def _pull_launch(fetcher: _Fetcher, remote: str, copy: Path, name: str) -> Launch | None:
+    device = fetcher.device
     if device.stat(f"{remote}/plan.json") is None or device.stat(f"{remote}/events.jsonl") is None:
         # The host was gone before the probe started: nothing was measured.
         return None
     folder = copy / "launches" / name
     folder.mkdir(parents=True)
-    _pull_file(device, f"{remote}/plan.json", folder / "plan.json", codec.MAX_DOCUMENT_BYTES)
-    _pull_file(device, f"{remote}/events.jsonl", folder / "events.jsonl", MAX_EVENT_BYTES)
+    fetcher.fetch(f"{remote}/plan.json", folder / "plan.json", codec.MAX_DOCUMENT_BYTES)
+    fetcher.fetch(f"{remote}/events.jsonl", folder / "events.jsonl", MAX_EVENT_BYTES)
     plan = codec.read(folder / "plan.json", Plan)
     if plan.profile:
         profile = profile_file(plan.artefact)
@@ -159,17 +167,32 @@ def _pull_launch(device: Device, remote: str, copy: Path, name: str) -> Launch |
     return judge_launch(launch, plan, folder, exit_code=None, message=None)
 
 
-def _pull_file(device: Device, remote: str, local: Path, limit: int) -> None:
-    found = device.stat(remote)
-    if found is None:
-        raise InputError(
-            f"pull {remote}: it is missing",
-            device=device.name,
-            hint="the run on the device is incomplete; remove its folder there",
-        )
-    if found.size > limit:
-        raise InputError(f"pull {remote}: {found.size} bytes is more than such a file has", device=device.name)
-    device.pull(remote, local)
+class _Fetcher:
+    """Fetches the files of one run, which together are bounded."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self._left = MAX_RUN_BYTES
+
+    def fetch(self, remote: str, local: Path, limit: int) -> None:
+        """Fetch one file of at most ``limit`` bytes.
+
+        Raises:
+            InputError: it is missing, or too large.
+        """
+        found = self.device.stat(remote)
+        if found is None:
+            raise InputError(
+                f"pull {remote}: it is missing",
+                device=self.device.name,
+                hint="the run on the device is incomplete; remove its folder there",
+            )
+        if found.size > limit:
+            raise InputError(f"pull {remote}: {found.size} bytes is more than such a file has", device=self.device.name)
+        self._left -= found.size
+        if self._left < 0:
+            raise InputError(f"pull {remote}: the run has more than {MAX_RUN_BYTES >> 30} GiB", device=self.device.name)
+        self.device.pull(remote, local)
 
 
 def _merge(copy: Path, local: Path, *, skip: set[str]) -> None:
