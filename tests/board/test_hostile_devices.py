@@ -45,9 +45,7 @@ def test_names_and_properties_never_act(
     names = ("ro.product.model", "ro.soc.model", "ro.build.version.release", "ro.board.platform")
     properties = dict.fromkeys(names, EVIL)
     sensor = f"Temperature{{mValue=30.0, mType=0, mName={EVIL}, mStatus=0}}"
-    services = {"thermalservice": f"Current temperatures from HAL:
-	{sensor}
-"}
+    services = {"thermalservice": f"Current temperatures from HAL:\n\t{sensor}\n"}
     with phone(tmp_path / "phone", "oneplus12", properties=properties, services=services) as board:
         device = f"adb:{board.serial}"
         few = {"prompts": [8], "generates": [4], "repetitions": 2, "threads": [1]}

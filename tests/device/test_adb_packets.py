@@ -1,0 +1,152 @@
+"""Packets of adb's protocol and frames of file copies: in any pieces, out of order, or hostile."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import struct
+from collections.abc import Callable
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgekit.device import adb_packets
+from edgekit.device.adb_packets import AUTH, CLSE, CNXN, OKAY, OPEN, STLS, WRTE, Connection
+from edgekit.device.adb_wire import SYNC_PIECE_BYTES, SyncFrames, SyncReader, Wire, WireError, sync_header
+from edgekit.device.base import Deadline
+from edgekit.errors import DeviceUnavailableError, InputError
+
+HELLO = (CNXN, 0x01000001, 65536, b"device::features=shell_v2,stat_v2\0")
+
+
+def packet(command: int, arg0: int = 0, arg1: int = 0, data: bytes = b"") -> bytes:
+    return struct.pack("<6I", command, arg0, arg1, len(data), 0, command ^ 0xFFFFFFFF) + data
+
+
+class Script:
+    """A transport whose other side says what was written down before, in pieces of any size, and hangs up."""
+
+    def __init__(self, data: bytes, sizes: list[int]) -> None:
+        self._data = data
+        self._sizes = itertools.cycle(sizes or [1 << 20])
+        self.sent = bytearray()
+
+    def read_into(self, view: memoryview, timeout: float) -> int:
+        count = min(len(view), len(self._data), next(self._sizes))
+        if not count:
+            raise WireError("connection closed by the other side")
+        view[:count] = self._data[:count]
+        self._data = self._data[count:]
+        return count
+
+    def write(self, data: memoryview, timeout: float) -> int:
+        self.sent += data
+        return len(data)
+
+    def close(self) -> None:
+        pass
+
+
+def no_keys() -> list[adb_packets.Signer]:
+    raise InputError("no keys in this test")
+
+
+sizes = st.lists(st.integers(1, 200), max_size=5)
+commands = st.sampled_from([CNXN, AUTH, OPEN, OKAY, WRTE, CLSE, STLS, 0, 0xFFFFFFFF])
+packets = st.builds(packet, commands, st.integers(0, 3), st.integers(0, 3), st.binary(max_size=40))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200), sizes)
+def test_whatever_answers_a_hello_it_ends(answer: bytes, pieces: list[int]) -> None:
+    with contextlib.suppress(WireError, DeviceUnavailableError, InputError):
+        Connection(Script(answer, pieces), no_keys, "adb-direct:x")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(packets | st.binary(max_size=30), max_size=12), sizes)
+def test_whatever_follows_a_hello_it_ends(follows: list[bytes], pieces: list[int]) -> None:
+    script = Script(packet(*HELLO) + b"".join(follows), pieces)
+    connection = Connection(script, no_keys, "adb-direct:x")
+    assert connection.features == "shell_v2,stat_v2"
+    with contextlib.suppress(WireError):
+        stream = connection.open(b"sync:", Deadline(5))
+        stream.send(b"x" * 100, Deadline(5))
+        buffer = memoryview(bytearray(64))
+        while stream.receive_into(buffer, Deadline(5)):
+            pass
+        stream.close()
+    assert isinstance(connection.lost, bool)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.binary(min_size=1, max_size=300), max_size=10), sizes)
+def test_what_a_stream_says_arrives_whole_and_is_acknowledged(said: list[bytes], pieces: list[int]) -> None:
+    answers = [packet(*HELLO), packet(OKAY, 7, 1), *(packet(WRTE, 7, 1, piece) for piece in said), packet(CLSE, 7, 1)]
+    script = Script(b"".join(answers), pieces)
+    stream = Connection(script, no_keys, "adb-direct:x").open(b"sync:", Deadline(5))
+    buffer, heard = memoryview(bytearray(77)), bytearray()
+    while count := stream.receive_into(buffer, Deadline(5)):
+        heard += buffer[:count]
+    assert bytes(heard) == b"".join(said)
+    assert bytes(script.sent).count(packet(OKAY, 1, 7)) == len(said)
+
+
+class Answer(Wire):
+    """A wire that gives out bytes in pieces, then ends."""
+
+    def __init__(self, data: bytes, sizes: list[int]) -> None:
+        self._script = Script(data, sizes)
+
+    def receive_into(self, view: memoryview) -> int:
+        try:
+            return self._script.read_into(view, 0)
+        except WireError:
+            return 0
+
+
+def frames_of(data: bytes, sizes: list[int]) -> list[bytes]:
+    reader, found = SyncReader(Answer(data, sizes)), []
+    while True:
+        kind, length = sync_header(reader)
+        if kind == b"DONE":
+            return found
+        if kind != b"DATA" or length > SYNC_PIECE_BYTES:
+            raise WireError("no frame of a file")
+        found.append(bytes(reader.receive(length)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.binary(max_size=SYNC_PIECE_BYTES // 64), max_size=40), st.lists(st.integers(1, 9000), max_size=4))
+def test_frames_of_a_file_are_read_in_any_pieces(contents: list[bytes], pieces: list[int]) -> None:
+    data = b"".join(b"DATA" + struct.pack("<I", len(one)) + one for one in contents) + b"DONE\0\0\0\0"
+    assert frames_of(data, pieces) == contents
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=120), sizes)
+def test_hostile_frames_of_a_file_end_in_one_error(data: bytes, pieces: list[int]) -> None:
+    with contextlib.suppress(WireError):
+        frames_of(data, pieces)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 3 * SYNC_PIECE_BYTES), st.integers(1, SYNC_PIECE_BYTES))
+def test_a_file_read_in_any_pieces_becomes_its_frames(size: int, step: int) -> None:
+    content = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    left = memoryview(content)
+
+    def read_into(view: memoryview) -> int:
+        nonlocal left
+        count = min(len(view), len(left), step)
+        view[:count] = left[:count]
+        left = left[count:]
+        return count
+
+    frames, sent, total = SyncFrames(), bytearray(), 0
+    made: Callable[[], tuple[memoryview, int]] = lambda: frames.read(read_into)  # noqa: E731
+    while (piece := made())[1]:
+        sent += piece[0]
+        total += piece[1]
+    assert total == size
+    assert b"".join(frames_of(bytes(sent) + b"DONE\0\0\0\0", [])) == content
