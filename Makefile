@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 NAME ?= onnx-vs-llamacpp
 
-.PHONY: help demo test slow lint bench docs support readme clean
+.PHONY: help demo test slow lint audit bench docs support readme clean
 
 help:
 	@sed -n 's/^#   //p; s/^\([a-z]*\):.*## /\1: /p' Makefile
@@ -44,6 +44,10 @@ lint: $(VENV)/.dev ## formatting, style, types, direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+audit: $(VENV)/.dev ## known vulnerabilities of what is installed; needs the network, meant for a schedule
+	test -x $(VENV)/audit/bin/pip-audit || ($(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --quiet 'pip-audit>=2.9,<3')
+	$(BIN)/python tools/audit.py $(VENV)/audit/bin/pip-audit
 
 bench: $(VENV)/.export ## measure beside a peer: make bench NAME=onnx-vs-llamacpp
 	$(BIN)/python -m benchmarks.$(subst -,_,$(NAME))
