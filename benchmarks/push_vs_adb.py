@@ -44,13 +44,14 @@ Copy = Callable[[], None]
 
 #: A process of its own, so that its largest resident size is that of one copy.
 COPYING = """
-import sys, resource
+import re, sys
 from pathlib import Path
 from edgekit.device.adb import AdbDevice
 serial, what, local, remote = sys.argv[1:]
 device = AdbDevice(serial)
 device.push(Path(local), remote) if what == "push" else device.pull(remote, Path(local))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# Not getrusage: that remembers the process which this one was forked from.
+print(re.search(r"VmHWM:\\s+([0-9]+)", Path("/proc/self/status").read_text())[1])
 """
 
 
