@@ -64,13 +64,13 @@ def writing(device: Device, progress: Progress) -> Iterator[Lease]:
             answer = _ask(script)
             if answer in ("granted", "unwritable"):
                 break
+            progress(ProgressEvent(f"push to {device.name}", detail=f"waiting: {answer}"))
             if time.monotonic() > deadline:
                 raise DeviceFailedError(
                     f"push: {answer} for {WAIT_TIMEOUT_S / 60:g} minutes",
                     device=device.name,
                     hint=f"end that one; its lease is void {EXPIRY_MINUTES} minutes after it",
                 )
-            progress(ProgressEvent(f"push to {device.name}", detail=f"waiting: {answer}"))
             time.sleep(POLL_S)
         if answer == "unwritable":
             script.lease = NO_LEASE

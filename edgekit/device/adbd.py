@@ -53,6 +53,8 @@ KILL_TIMEOUT_S = 10.0
 PULL_GROWTH_BYTES = 64 * 1024 * 1024
 #: From this size on, what arrived of a file before the device was lost is kept: sending it again takes seconds.
 RESUMABLE_BYTES = 16 * 1024 * 1024
+#: A rename takes moments where the device is still there.
+RENAME_TIMEOUT_S = 10.0
 #: ``ENOENT`` and ``ENOTDIR`` of Linux, whatever the host's numbers are.
 _MISSING = (2, 20)
 
@@ -170,21 +172,26 @@ class AdbdDevice(ABC):
                 done = told = 0
                 frames = SyncFrames()
                 renaming: threading.Thread | None = None
-                while (piece := _read_frames(frames, source, local))[1]:
-                    if wire.pending():
-                        # adbd speaks before the end only to refuse (no room, read-only).
-                        sync_header(wire)
-                    wire.send(piece[0])
-                    done += piece[1]
-                    if done - told >= PROGRESS_STEP_BYTES:
-                        if sending != remote and renaming is None:
-                            # Beside the copy, which does not wait for a shell to start.
-                            renaming = threading.Thread(target=self._try_rename, args=(sending, remote), daemon=True)
-                            renaming.start()
-                        progress(ProgressEvent("push", done, stat.st_size, "bytes", local.name))
-                        told = done
-                if renaming is not None:
-                    renaming.join()
+                try:
+                    while (piece := _read_frames(frames, source, local))[1]:
+                        if wire.pending():
+                            # adbd speaks before the end only to refuse (no room, read-only).
+                            sync_header(wire)
+                        wire.send(piece[0])
+                        done += piece[1]
+                        if done - told >= PROGRESS_STEP_BYTES:
+                            if sending != remote and renaming is None:
+                                # Beside the copy, which does not wait for a shell to start.
+                                renaming = threading.Thread(
+                                    target=self._try_rename, args=(sending, remote), daemon=True
+                                )
+                                renaming.start()
+                            progress(ProgressEvent("push", done, stat.st_size, "bytes", local.name))
+                            told = done
+                finally:
+                    # Before adbd hears of the end: of what it cannot finish, it removes only what has the old name.
+                    if renaming is not None:
+                        renaming.join(RENAME_TIMEOUT_S)
                 wire.send(b"DONE" + struct.pack("<I", int(stat.st_mtime) & 0xFFFFFFFF))
                 kind, _ = sync_header(wire)
                 if kind != b"OKAY":
