@@ -25,6 +25,7 @@ from edgekit_export.executorch.pack import pack, unpack
 from edgekit_export.executorch.stored import StoredProgram
 from edgekit_export.executorch.write import write_program
 from edgekit_export.gate.executorch_runner import ExecutorchRunner
+from edgekit_export.gate.rope import check_looked_up
 from edgekit_export.pipeline import export_bundles, export_onnx, verify
 from edgekit_export.sources.tensors import TensorStore
 
@@ -120,6 +121,22 @@ def test_windows_are_masks_made_once_and_only_where_the_cache_outgrows_them() ->
         Qwen2Config(**SMALL, use_sliding_window=True, sliding_window=8, max_window_layers=2), context=CONTEXT
     )
     assert [len(op.inputs) for op in mixed.ops if op.kind == "attend"] == [3, 3, 4, 4]
+
+
+def test_wrong_rotary_tables_fail_and_are_named(tmp_path: Path) -> None:
+    """Read back from the program: of another base, damaged, or missing."""
+    config = Qwen3Config(**SMALL, head_dim=16)
+    path = tmp_path / "model.pte"
+    assert run_against_eager(config, path) < 1e-4
+    tables = StoredProgram(path, {}, {}).rotary()
+    assert check_looked_up(tables, config).passed
+    other = Qwen3Config(**SMALL, head_dim=16, rope_parameters={"rope_type": "default", "rope_theta": 500.0})
+    wrong = check_looked_up(tables, other)
+    assert not wrong.passed
+    assert "wrong RoPE base" in (wrong.cause or "")
+    assert not check_looked_up([], config).passed
+    tables[0] = tables[0] * 1.01
+    assert not check_looked_up(tables, config).passed
 
 
 def test_what_cannot_be_done_is_refused_by_name() -> None:

@@ -80,9 +80,12 @@ class StoredProgram:
                 rows=rows,
             )
 
-    def tables(self) -> dict[str, torch.Tensor]:
-        """What is looked up by position, ``[values]`` each, by input."""
-        return {key: self._array(key, np.float32) for key in self._named if key.startswith(TABLE)}
+    def rotary(self) -> list[np.ndarray[Any, np.dtype[np.float64]]]:
+        """The rotary tables that are looked up by position, ``[context, dim]`` each."""
+        plan = self.program.execution_plan[0]
+        tokens: Any = plan.values[plan.inputs[0]].val
+        keys = sorted(key for key in self._named if key.startswith(f"{TABLE}rotary."))
+        return [self._array(key, np.float32).numpy().astype(np.float64).reshape(tokens.sizes[-1], -1) for key in keys]
 
     def values(self, matrix: StoredMatrix) -> torch.Tensor:
         """The float32 weight that the stored numbers stand for, in the order in which it is multiplied."""

@@ -36,6 +36,13 @@ def check_rope(stored: StoredModel, config: PretrainedConfig) -> GateCheck:
         passed = not settings
         cause = None if passed else "the graph rotates nothing, but the source has rotary positions"
         return GateCheck(name=name, passed=passed, found="none in the graph", limit=limit, cause=cause)
+    return judge_tables(found, config)
+
+
+def judge_tables(found: list[tuple[Table, Table]], config: PretrainedConfig) -> GateCheck:
+    """Compare cosines and sines ``[positions, half]`` with those that ``config`` calls for."""
+    name, limit = "rope tables", f"cos and sin within {TOLERANCE:g} of the source's settings"
+    settings = getattr(config, "rope_parameters", None) or {}
     worst = 0.0
     cause = None
     candidates = _layer_settings(settings)
@@ -60,7 +67,12 @@ def check_rope(stored: StoredModel, config: PretrainedConfig) -> GateCheck:
 
 def _outside_attention(stored: StoredModel) -> list[tuple[Table, Table]]:
     """Cosines and sines ``[positions, half]`` that the graph looks up by position, where attention rotates nothing."""
-    tables = [_halved(np.squeeze(stored.float_array(name))) for name in stored.tables()]
+    return paired([np.squeeze(stored.float_array(name)) for name in stored.tables()])
+
+
+def paired(tables: list[Table]) -> list[tuple[Table, Table]]:
+    """The cosines among ``tables`` with their sines, each frequency once."""
+    tables = [_halved(table) for table in tables]
     cosines = [table for table in tables if table.ndim == 2 and table.shape[0] > 1 and (table[0] > 0.5).all()]
     sines = [table for table in tables if table.ndim == 2 and table.shape[0] > 1 and (table[0] == 0).all()]
     pairs = []
@@ -72,6 +84,32 @@ def _outside_attention(stored: StoredModel) -> list[tuple[Table, Table]]:
         ]
         pairs += [(cos, sin) for sin in fitting[:1]]
     return pairs
+
+
+def check_looked_up(tables: list[Table], config: PretrainedConfig) -> GateCheck:
+    """The rotary tables ``[positions, dim]`` that a program looks up, against those that ``config`` calls for.
+
+    Every table must be one half of a pair: a damaged one is, as a rule, none.
+    """
+    if not tables:
+        settings = getattr(config, "rope_parameters", None) or {}
+        return GateCheck(
+            name="rope tables",
+            passed=not settings,
+            found="none in the program",
+            limit="those of the source",
+            cause="the program rotates nothing, but the source has rotary positions" if settings else None,
+        )
+    pairs = paired(tables)
+    if 2 * len(pairs) < len(tables):
+        return GateCheck(
+            name="rope tables",
+            passed=False,
+            found=f"{len(pairs)} pairs of cosines and sines among {len(tables)} tables",
+            limit="each table half of a pair",
+            cause="a rotary table is damaged: its squares and those of its counterpart do not add up",
+        )
+    return judge_tables(pairs, config)
 
 
 def _halved(table: Table) -> Table:

@@ -8,7 +8,7 @@ from typing import Protocol
 from edgekit.progress import Progress
 from edgekit.schema.bundle import GateCheck, OnnxInterface
 from edgekit_export.gate.reference import Reference
-from edgekit_export.gate.rope import check_rope
+from edgekit_export.gate.rope import check_looked_up, check_rope
 from edgekit_export.gate.runner import OnnxRunner, Runner
 from edgekit_export.gate.stored import StoredModel
 from edgekit_export.gate.weights import check_weights
@@ -70,13 +70,14 @@ class ExecutorchSubject:
         return ExecutorchRunner(self._model)
 
     def structure(self, source: ModelSource, reference: Reference, progress: Progress) -> list[GateCheck]:
-        """Weights against the source's, and operators against those the probe has."""
+        """Weights and rotary tables against the source's, and operators against those the probe has."""
         from edgekit_export.executorch.audit import check_operators
         from edgekit_export.executorch.stored import StoredProgram
 
         stored = StoredProgram(self._model, source.tensors.shapes, source.tied)
         return [
             check_operators(stored),
+            check_looked_up(stored.rotary(), source.config),
             check_weights(stored, source.tensors, source.tied, reference.energy, progress=progress),
         ]
 
