@@ -282,7 +282,7 @@ def test_a_probe_that_misbehaves(x86_board: Board, tmp_path: Path, monkeypatch: 
     probe, work = f"{device.root}/probe", f"{device.root}/runs/x/launches/000"
     try:
         call = lambda: launcher.launch_probe(  # noqa: E731
-            device, probe=probe, work_dir=work, plan=plan, folder=folder, launch=launch
+            device, probe=(probe,), work_dir=work, plan=plan, folder=folder, launch=launch
         )
         if how == "hangs":
             with pytest.raises(DeviceFailedError, match="not done after 1 s, killed"):
