@@ -21,7 +21,7 @@ using kernels::Product;
 ort::Table api = nullptr;
 const kernels::Implementation* chosen = nullptr;
 
-constexpr std::size_t kActivations = 0, kWeights = 1, kScales = 2, kZeroPoints = 3, kOrder = 4, kInputs = 6;
+constexpr std::size_t kActivations = 0, kWeights = 1, kScales = 2, kZeroPoints = 3, kOrder = 4, kBias = 5, kInputs = 6;
 constexpr std::size_t kMaxRank = 8;
 constexpr std::int64_t kInt8Activations = 4;  // accuracy_level
 // Rows that one thread quantizes at a time, outputs that it multiplies at a time.
@@ -83,6 +83,7 @@ struct Work {
   const Product* product;
   const kernels::Implementation* with;
   int columns;
+  const float* bias;  // [n], which the runtime joins to a product that an addition follows; null where there is none
 };
 
 void quantize_some(void* data, std::size_t i) {
@@ -94,7 +95,11 @@ void quantize_some(void* data, std::size_t i) {
 void multiply_some(void* data, std::size_t i) {
   const auto& work = *static_cast<const Work*>(data);
   const int begin = static_cast<int>(i) * work.columns, n = work.product->n;
-  work.with->multiply(*work.product, begin, begin + work.columns < n ? begin + work.columns : n);
+  const int end = begin + work.columns < n ? begin + work.columns : n;
+  work.with->multiply(*work.product, begin, end);
+  if (!work.bias) return;
+  for (std::int64_t row = 0; row < work.product->m; ++row)
+    for (int column = begin; column < end; ++column) work.product->y[row * n + column] += work.bias[column];
 }
 
 ort::Status* parallel(ort::KernelContext* context, void (*fn)(void*, std::size_t), std::size_t count, void* data) {
@@ -141,10 +146,13 @@ ort::Status* compute(void* data, ort::KernelContext* context) {
   if (auto* s = data_of(context, kScales, &p.scale)) return s;
   if (inputs > kZeroPoints)
     if (auto* s = data_of(context, kZeroPoints, &p.zero)) return s;
-  for (std::size_t i = kOrder; i < inputs; ++i) {
-    const void* more = nullptr;
-    if (auto* s = data_of(context, i, &more)) return s;
-    if (more) return refuse("edgekit's MatMulNBits: g_idx and bias are not supported");
+  const float* bias = nullptr;
+  if (inputs > kBias)
+    if (auto* s = data_of(context, kBias, &bias)) return s;
+  if (inputs > kOrder) {
+    const void* order = nullptr;
+    if (auto* s = data_of(context, kOrder, &order)) return s;
+    if (order) return refuse("edgekit's MatMulNBits: g_idx is not supported");
   }
   std::int64_t rows = 1;
   for (std::size_t i = 0; i + 1 < rank; ++i) rows *= shape[i];
@@ -166,7 +174,7 @@ ort::Status* compute(void* data, ort::KernelContext* context) {
   if (!working) return refuse("edgekit's MatMulNBits: out of memory");
   kernels::attach(p, working);
   const std::size_t parts = (rows + kQuantizeRows - 1) / kQuantizeRows;
-  Work work{&p, kernel.with, kPrefillColumns};
+  Work work{&p, kernel.with, kPrefillColumns, bias};
   if (auto* s = parallel(context, quantize_some, parts, &work)) return s;
   if (p.m == 1) {
     const int even = ((p.n + kDecodePieces - 1) / kDecodePieces + 15) / 16 * 16;

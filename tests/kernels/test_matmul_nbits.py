@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -81,6 +82,29 @@ def test_same_as_the_runtimes_own(library: str, bits: int, block: int, zero: boo
         found = ours.run(None, {"a": a})[0]
         assert _error(found, own.run(None, {"a": a})[0]) < SAME
         assert _error(found, a.astype(float) @ weights.T) < ROUNDED
+
+
+@pytest.mark.parametrize("joined", [False, True], ids=["added", "joined"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_bias_is_added(library: str, bits: int, joined: bool) -> None:
+    """As an input of the product, or as an addition behind it, which the runtime joins to the product."""
+    plain, weights = _product(bits, 32, False, 576, 96)
+    model = onnx.load_from_string(plain)
+    bias = np.random.default_rng(7).standard_normal(576).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(bias, "bias"))
+    node = model.graph.node[0]
+    if joined:
+        node.input.extend(["", "", "bias"])
+    else:
+        node.output[0] = "product"
+        model.graph.node.append(helper.make_node("Add", ["product", "bias"], ["y"]))
+    text = model.SerializeToString()
+    own, ours = _session(text, None), _session(text, library, threads=2)
+    for rows in (1, 3, 29):
+        a = np.random.default_rng(rows).standard_normal((rows, 96)).astype(np.float32)
+        found = ours.run(None, {"a": a})[0]
+        assert _error(found, own.run(None, {"a": a})[0]) < SAME
+        assert _error(found, a.astype(float) @ weights.T + bias) < ROUNDED
 
 
 def test_threads_share_one_product(library: str) -> None:
