@@ -209,4 +209,6 @@ def _merge(copy: Path, local: Path, *, skip: set[str]) -> None:
 
 def _names(device: Device, folder: str) -> list[str]:
     listed = device.run(["ls", "-1", folder])
-    return listed.stdout.decode("utf-8", "replace").splitlines() if listed.exit_code == 0 else []
+    # A name may hold a line's end, and so look like several, one of which is another's.
+    names = listed.stdout.decode("utf-8", "replace").splitlines() if listed.exit_code == 0 else []
+    return list(dict.fromkeys(names))
