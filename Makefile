@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 NAME ?= onnx-vs-llamacpp
 
-.PHONY: help demo test slow lint audit bench docs support readme clean
+.PHONY: help demo test slow authorization lint audit bench docs support readme clean
 
 help:
 	@sed -n 's/^#   //p; s/^\([a-z]*\):.*## /\1: /p' Makefile
@@ -38,6 +38,11 @@ test: $(VENV)/.dev lint ## every test
 
 slow: $(VENV)/.dev ## big exports; needs time and memory
 	$(BIN)/python -m pytest -m slow
+
+authorization: $(VENV)/.dev ## build the adbd that asks hosts for their keys and test with it (root, Debian 12)
+	tests/board/prepare.sh amd64
+	tests/board/authorizing_adbd.sh
+	$(BIN)/python -m pytest tests/board/test_authorization.py
 
 lint: $(VENV)/.dev ## formatting, style, types, direction of imports
 	$(BIN)/ruff format --check .

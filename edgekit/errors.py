@@ -75,6 +75,10 @@ class DeviceUnavailableError(EdgekitError):
     meaning = "no device: unknown, offline or unauthorized, or adb is missing"
 
 
+class UnauthorizedError(DeviceUnavailableError):
+    """The device answers, but does not let this host in."""
+
+
 class DeviceFailedError(EdgekitError):
     """The device was reached but failed on the way: lost, out of space, a command failed."""
 

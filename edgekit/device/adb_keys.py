@@ -8,6 +8,8 @@ from pathlib import Path
 
 from edgekit.errors import HostStorageError, InputError
 
+_READABLE = "it must be a file that this user may read (mode 600); ANDROID_USER_HOME names another folder for it"
+
 
 class Signer:
     """One key pair; ``path`` is the private key's file, its public half lies beside it as ``.pub``."""
@@ -27,7 +29,7 @@ class Signer:
             # Derived rather than read: a public half that is missing or of another key would never be accepted.
             self.public_key: bytes = base64.b64encode(encode_pubkey(str(path))) + get_user_info().encode()
         except OSError as error:
-            raise InputError(f"read adb's key {path}: {error.strerror or error}") from error
+            raise InputError(f"read adb's key {path}: {error.strerror or error}", hint=_READABLE) from error
         except Exception as error:  # whatever the libraries below raise for a file that is no key
             raise InputError(
                 f"read adb's key {path}: it is no private RSA key ({error})",
@@ -58,7 +60,10 @@ def signers() -> list[Signer]:
         InputError: a key cannot be read.
         HostStorageError: none can be made.
     """
-    paths = [path for path in key_paths() if path.exists()]
+    try:
+        paths = [path for path in key_paths() if path.exists()]
+    except OSError as error:
+        raise InputError(f"look for adb's key {error.filename}: {error.strerror}", hint=_READABLE) from error
     if not paths:
         paths = [_make(key_paths()[0])]
     return [Signer(path) for path in paths]

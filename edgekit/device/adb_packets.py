@@ -17,9 +17,9 @@ from collections.abc import Callable
 
 from edgekit.device.adb_keys import Signer
 from edgekit.device.adb_transport import Transport
-from edgekit.device.adb_wire import RefusedError, WireError
+from edgekit.device.adb_wire import ALLOW_THIS_HOST, RefusedError, WireError
 from edgekit.device.base import Deadline
-from edgekit.errors import DeviceUnavailableError
+from edgekit.errors import UnauthorizedError
 
 #: The version from which neither side checks checksums of the data.
 VERSION = 0x01000001
@@ -122,7 +122,7 @@ class Connection:
 
         Raises:
             WireError: no adbd answers, or the connection breaks.
-            DeviceUnavailableError: it does not trust this host.
+            UnauthorizedError: it does not trust this host.
         """
         self._transport = transport
         self._name = name
@@ -270,7 +270,7 @@ class Connection:
                 ).rstrip("\0")
                 return
             if command == STLS:
-                raise DeviceUnavailableError(
+                raise UnauthorizedError(
                     "connect: it wants an encrypted connection (wireless debugging)",
                     device=self._name,
                     hint="pair it with an adb server: `adb pair HOST:PORT`, then name it as adb:SERIAL",
@@ -290,11 +290,11 @@ class Connection:
             else:
                 raise self._unauthorized()
 
-    def _unauthorized(self) -> DeviceUnavailableError:
-        return DeviceUnavailableError(
+    def _unauthorized(self) -> UnauthorizedError:
+        return UnauthorizedError(
             "connect: it does not trust this computer's key",
             device=self._name,
-            hint="unlock the screen and allow USB debugging for this computer, then try again",
+            hint=ALLOW_THIS_HOST,
         )
 
     def _send(self, command: int, arg0: int, arg1: int, data: bytes | memoryview = b"") -> None:

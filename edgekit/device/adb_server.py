@@ -11,7 +11,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 
-from edgekit.device.adb_wire import RefusedError, Wire, WireError
+from edgekit.device.adb_wire import ALLOW_THIS_HOST, RefusedError, Wire, WireError
 from edgekit.device.base import Deadline, printable
 from edgekit.errors import DeviceUnavailableError, InputError, UnsupportedError
 
@@ -133,7 +133,8 @@ class AdbServer:
             answer = self.ask(f"host:connect:{address}", DEVICE_CONNECT_TIMEOUT_S)
         except WireError as error:
             answer = str(error)
-        if not answer.startswith(("connected to", "already connected to")):
+        # One that does not trust this host is connected too, and listed with what keeps it from being used.
+        if not answer.startswith(("connected to", "already connected to", "failed to authenticate to")):
             raise DeviceUnavailableError(
                 f"adb connect: {printable(answer)}",
                 device=name,
@@ -234,8 +235,8 @@ def parse_devices(text: str) -> list[Listed]:
 
 #: What to do about a device that is listed but cannot be used.
 ADVICE = {
-    "unauthorized": "unlock the screen and allow USB debugging for this computer, then try again",
-    "authorizing": "unlock the screen and allow USB debugging for this computer, then try again",
+    "unauthorized": ALLOW_THIS_HOST,
+    "authorizing": ALLOW_THIS_HOST,
     "offline": "plug it in again or run `adb reconnect offline`; over Wi-Fi, `adb connect HOST:PORT` again",
     "connecting": "wait a moment and try again",
     "no permissions": "this user may not use the USB device: install Android's udev rules, then plug it in again",

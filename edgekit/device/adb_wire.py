@@ -25,6 +25,9 @@ MAX_SHELL_FRAME_BYTES = 16 * 1024 * 1024
 #: The server takes a request's length as four hex digits.
 MAX_REQUEST_BYTES = 0xFFFF
 
+#: What to do about a device that does not trust this host's key.
+ALLOW_THIS_HOST = "unlock the screen and allow USB debugging for this computer, then try again"
+
 STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = 0, 1, 2, 3, 4
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 from edgekit.device import android
 from edgekit.device.adb_wire import (
+    ALLOW_THIS_HOST,
     EXIT,
     MAX_REQUEST_BYTES,
     SYNC_PIECE_BYTES,
@@ -44,7 +45,7 @@ from edgekit.device.base import (
     printable,
     shell_command,
 )
-from edgekit.errors import DeviceFailedError, DeviceUnavailableError, InputError, UnsupportedError
+from edgekit.errors import DeviceFailedError, DeviceUnavailableError, InputError, UnauthorizedError, UnsupportedError
 from edgekit.progress import Progress, ProgressEvent, silent
 
 #: Time for a ``kill`` sent over a connection of its own.
@@ -319,8 +320,12 @@ class AdbdDevice(ABC):
         finally:
             wire.close()
 
-    def _failed(self, doing: str, error: Exception) -> DeviceFailedError:
+    def _failed(self, doing: str, error: Exception) -> DeviceFailedError | UnauthorizedError:
+        if isinstance(error, UnauthorizedError):
+            return error
         reason = printable(str(error))
+        if isinstance(error, RefusedError) and reason.startswith("device unauthorized"):
+            return UnauthorizedError(f"{doing}: {reason}", device=self.name, hint=ALLOW_THIS_HOST)
         hint = None
         if "No space left" in reason:
             hint = "make room on the device"

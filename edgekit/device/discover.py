@@ -165,9 +165,10 @@ def _usable(server: AdbServer, serial: str) -> str:
         raise InputError(f"use device 'adb:{serial}': {serial!r} cannot be a serial number")
     state = server.state(serial)
     if _HOST_PORT.match(serial) and (
-        state in (None, "offline") or (state == "device" and not _answers(server, serial))
+        state in (None, "offline", "unauthorized") or (state == "device" and not _answers(server, serial))
     ):
-        # A device that was rebooted or moved stays listed, with a connection that leads nowhere.
+        # A device that was rebooted or moved stays listed, with a connection that leads nowhere. One that refused
+        # this host asks its owner again only over a new connection.
         server.disconnect(serial)
         server.connect(serial)
         state = server.state(serial)

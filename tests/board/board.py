@@ -9,6 +9,7 @@ in it, and it dies with the test process. Needs root on Linux.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import platform
 import random
@@ -49,6 +50,18 @@ def root_filesystem(arch: Arch) -> Path:
     return cache() / f"trixie-{arch}"
 
 
+def authorizing_adbd() -> Path:
+    """The adbd that asks hosts for their keys, made by ``authorizing_adbd.sh``; it may not exist yet."""
+    return cache() / "authorizing-adbd"
+
+
+def authorizing_adbd_made() -> bool:
+    """Whether it was made of what lies here now."""
+    sources = [(HERE / f"authorizing_adbd.{ending}").read_bytes() for ending in ("sh", "cpp")]
+    complete = authorizing_adbd() / ".complete"
+    return complete.exists() and complete.read_text().split()[:1] == [hashlib.sha256(b"".join(sources)).hexdigest()]
+
+
 def missing(arch: Arch) -> str | None:
     """Why no board of this architecture can be brought up here, None when it can."""
     if platform.system() != "Linux":
@@ -82,6 +95,7 @@ class Board:
         cpuinfo: Path | None = None,
         user: int = 0,
         local: Path | None = None,
+        authorizing: bool = False,
     ) -> None:
         """Describe a board.
 
@@ -92,8 +106,11 @@ class Board:
             cpuinfo: a file to stand in for ``/proc/cpuinfo``.
             user: the user that adbd and its shells run as; 2000 is a phone's.
             local: a directory to appear as ``/usr/local``: its programs are found first.
+            authorizing: with the adbd of :func:`authorizing_adbd`, which lets nobody in without a key that the board
+                trusts (:meth:`trust`).
         """
         self._local = local
+        self._authorizing = authorizing
         self.directory = directory
         self.arch = arch
         self.root = root_filesystem(arch)
@@ -125,6 +142,21 @@ class Board:
         """The board as adb names it."""
         return f"{self.host}:{ADBD_PORT}"
 
+    @property
+    def keys(self) -> Path:
+        """On the host: what an authorizing board trusts, its ``adb_keys``."""
+        return self.directory / "keys/adb_keys"
+
+    @property
+    def owner(self) -> Path:
+        """On the host: the socket at which an authorizing adbd asks the board's owner (authorizing_adbd.cpp)."""
+        return Path(f"/proc/{self.pid}/root{self.root}/run/adbd")
+
+    def trust(self, public_key: bytes) -> None:
+        """Let a host in that has this key; connections that wait do not notice."""
+        with self.keys.open("ab") as file:
+            file.write(public_key.strip() + b"\n")
+
     def device(self, root: str | None = None) -> AdbDevice:
         """The board as edgekit sees it, through the adb server of the environment."""
         server = AdbServer.from_environment()
@@ -137,6 +169,9 @@ class Board:
         if self.storage is not None:
             self.storage.mkdir(exist_ok=True)
             self.storage.chmod(0o771)
+        if self._authorizing:
+            self.keys.parent.mkdir(exist_ok=True)
+            self.keys.touch()
         numbers = [self._number] if self._number is not None else random.sample(range(256), 256)
         for number in numbers:
             self._number = number
@@ -220,6 +255,7 @@ class Board:
                     *("--fork", "--kill-child", "--"),
                     *(str(HERE / "init.sh"), str(self.root), f"10.77.{number}.2/30", f"board{number}"),
                     *(self._storage, cpuinfo, str(self._user), str(self._local or "-")),
+                    *((str(authorizing_adbd()), str(self.keys.parent)) if self._authorizing else ("-", "-")),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -270,13 +306,22 @@ def board(
     cpuinfo: Path | None = None,
     user: int = 0,
     local: Path | None = None,
+    authorizing: bool = False,
 ) -> Iterator[Board]:
     """A running board (arguments as :class:`Board`); an emulated one gets an ARM ``/proc/cpuinfo``."""
     directory.mkdir(parents=True, exist_ok=True)
     if cpuinfo is None and emulated(arch):
         cpuinfo = directory / "cpuinfo"
         cpuinfo.write_text(arm_cpuinfo(os.cpu_count() or 1))
-    made = Board(directory, arch=arch, storage_bytes=storage_bytes, cpuinfo=cpuinfo, user=user, local=local)
+    made = Board(
+        directory,
+        arch=arch,
+        storage_bytes=storage_bytes,
+        cpuinfo=cpuinfo,
+        user=user,
+        local=local,
+        authorizing=authorizing,
+    )
     made.start()
     try:
         yield made

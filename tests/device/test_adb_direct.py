@@ -1,7 +1,8 @@
 """Saying hello to an adbd without an adb server: authorization, and what answers instead of an adbd.
 
-The real adbd of the boards asks for no authorization, so here a few lines stand in for
-one: they check signatures with the key's public half, as adbd does.
+Debian's adbd, which the boards run, asks for no authorization, so here a few lines stand in for
+one: they check signatures with the key's public half, as adbd does. tests/board/test_authorization.py
+has an adbd that does it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from edgekit.device import adb_packets
 from edgekit.device.adb_direct import DirectDevice
 from edgekit.device.adb_packets import AUTH, AUTH_PUBLIC_KEY, AUTH_SIGNATURE, AUTH_TOKEN, CNXN, STLS
 from edgekit.device.discover import resolve
-from edgekit.errors import DeviceFailedError, InputError
+from edgekit.errors import DeviceFailedError, InputError, UnauthorizedError
 
 TOKEN = bytes(range(20))
 BANNER = b"device::ro.product.name=x;features=shell_v2,stat_v2\0"
@@ -124,9 +125,10 @@ def test_who_is_not_allowed_is_told_what_to_do(
     adbd: Callable[[Callable[[socket.SocketIO], None]], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(adb_packets, "AUTHORIZATION_TIMEOUT_S", 0.5)
-    with pytest.raises(DeviceFailedError, match="does not trust this computer") as caught:
+    with pytest.raises(UnauthorizedError, match="does not trust this computer") as caught:
         DirectDevice(adbd(strict([], allows=False))).features()
     assert "allow USB debugging" in str(caught.value)
+    assert caught.value.exit_code == 6
 
 
 def test_a_file_that_is_no_key_is_named(
@@ -149,7 +151,7 @@ def test_what_is_no_adbd_is_no_device(adbd: Callable[[Callable[[socket.SocketIO]
 
 
 def test_wireless_debugging_needs_an_adb_server(adbd: Callable[[Callable[[socket.SocketIO], None]], str]) -> None:
-    with pytest.raises(DeviceFailedError, match="encrypted"):
+    with pytest.raises(UnauthorizedError, match="encrypted"):
         DirectDevice(adbd(lambda file: file.write(packet(STLS, 0x01000000)) and None)).run(["true"])
 
 
