@@ -324,7 +324,7 @@ class AdbdDevice(ABC):
         if isinstance(error, UnauthorizedError):
             return error
         reason = printable(str(error))
-        if isinstance(error, RefusedError) and reason.startswith("device unauthorized"):
+        if isinstance(error, RefusedError) and reason.startswith(("device unauthorized", "device still authorizing")):
             return UnauthorizedError(f"{doing}: {reason}", device=self.name, hint=ALLOW_THIS_HOST)
         hint = None
         if "No space left" in reason:

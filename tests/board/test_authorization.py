@@ -6,9 +6,11 @@ It is built once by authorizing_adbd.sh (Debian 12, root): ``make authorization`
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -26,7 +28,7 @@ from edgekit.cli.main import _exit_code
 from edgekit.device import adb_packets
 from edgekit.device.adb_server import AdbServer
 from edgekit.device.discover import list_devices, resolve
-from edgekit.errors import DeviceUnavailableError, InputError
+from edgekit.errors import DeviceUnavailableError, InputError, UnauthorizedError
 
 pytestmark = [pytest.mark.board, *([] if boards.authorizing_adbd_made() else [pytest.mark.slow])]
 
@@ -68,7 +70,7 @@ def contents(board: Board) -> list[Path]:
 
 
 def owner_answers(board: Board, word: bytes) -> Callable[[], list[bytes]]:
-    """Whoever looks at the board's screen gives this answer to every question; returns how to see the questions."""
+    """Whoever looks at the board's screen gives this answer, or none, to every question; returns what was asked."""
     asked: list[bytes] = []
     screen = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     folder = os.open(board.owner.parent, os.O_PATH)
@@ -80,7 +82,8 @@ def owner_answers(board: Board, word: bytes) -> Callable[[], list[bytes]]:
             while question := screen.recv(4096):
                 if question.startswith(b"PK"):
                     asked.append(question[2:])
-                    screen.send(word)
+                    if word:
+                        screen.send(word)
 
     threading.Thread(target=look, daemon=True).start()
     return lambda: asked
@@ -166,6 +169,22 @@ def test_its_owner_refuses_this_host(board: Board) -> None:
     wait_until(lambda: len(asked()) == 2)
 
 
+def test_waiting_for_the_owner_can_be_interrupted(board: Board) -> None:
+    asked = owner_answers(board, b"")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgekit.cli", "pull", "--device", f"adb-direct:{board.serial}"], stderr=subprocess.PIPE
+    )
+    try:
+        wait_until(lambda: len(asked()) == 1)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=20)  # the owner would have had 30 s
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert stderr.strip() == b"edgekit: interrupted"
+
+
 def test_the_list_of_devices_tells_what_to_do(board: Board, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(DeviceUnavailableError):
         resolve(f"adb:{board.serial}")
@@ -227,3 +246,28 @@ def test_a_key_of_another_user_is_named(board: Board, closed: str, monkeypatch: 
             os.seteuid(0)
         assert "ANDROID_USER_HOME" in str(caught.value)
         assert stat.S_IMODE(private.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_device_that_trusts_this_host_no_more(board: Board, kind: str, tmp_path: Path) -> None:
+    server = AdbServer.from_environment()
+    with suppress(DeviceUnavailableError):
+        resolve(f"{kind}:{board.serial}").run(["true"])
+    board.trust(key(kind, tmp_path).with_name("adbkey.pub").read_bytes())
+    device = resolve(f"{kind}:{board.serial}")
+    assert device.run(["echo", "in"]).stdout == b"in\n"
+    board.keys.write_bytes(b"")
+    board.restart()
+    if kind == "adb":
+        wait_until(lambda: server.state(board.serial) != "device")
+        server.disconnect(board.serial)
+        server.connect(board.serial)
+    for attempt in (
+        lambda: device.run(["true"]),
+        lambda: device.stat("/"),
+        lambda: device.pull("/etc/passwd", tmp_path / "file"),
+    ):
+        with pytest.raises(UnauthorizedError, match="allow USB debugging") as caught:
+            attempt()
+        assert caught.value.exit_code == 6
+    assert not (tmp_path / "file").exists()
