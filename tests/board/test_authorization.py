@@ -23,7 +23,9 @@ import pytest
 from adb_shell.auth.keygen import keygen
 from board import Board
 from bundle_making import write_bundle
+from sweep_making import plan_of
 
+import edgekit
 from edgekit.cli.main import _exit_code
 from edgekit.device import adb_packets
 from edgekit.device.adb_server import AdbServer
@@ -271,3 +273,14 @@ def test_a_device_that_trusts_this_host_no_more(board: Board, kind: str, tmp_pat
             attempt()
         assert caught.value.exit_code == 6
     assert not (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sweep_names_it_before_anything_starts(board: Board, kind: str, trained: Path, tmp_path: Path) -> None:
+    plan = plan_of(trained, ["w8"], devices=[f"{kind}:{board.serial}"])
+    with pytest.raises(DeviceUnavailableError, match="allow USB debugging") as caught:
+        edgekit.sweep(plan, out=tmp_path / "out")
+    assert board.serial in str(caught.value)
+    assert caught.value.exit_code == 6
+    assert not (tmp_path / "out").exists()
+    assert contents(board) == []
