@@ -25,7 +25,7 @@ def command(device: str | None, report: Path | None, output: Format) -> None:
     With --device, say what works on that device for measuring, and what to do about the rest.
 
     \b
-    Examples:
+    Example:
       edgekit doctor
       edgekit doctor --device adb:R58M12345A --report phone.txt
     """
