@@ -28,6 +28,7 @@ $(VENV)/.dev: $(VENV)/.export
 	touch $@
 
 demo: $(VENV)/.export ## export SmolLM2-135M, probe it on this machine, write demo/report.html
+	$(BIN)/edgekit calibrate --seconds 15
 	$(BIN)/edgekit run smollm2-135m --runtime onnxruntime --quant fp32,w8,w4 -p 128 -n 64 -r 5 \
 	  --bundles $(DEMO)/bundles --out $(DEMO)/runs --report $(DEMO)/report.html
 	@echo "The report is $(DEMO)/report.html"

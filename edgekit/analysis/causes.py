@@ -242,7 +242,7 @@ def _graph(q: _Question) -> Iterator[Cause]:
 
 def _memory_bound(q: _Question) -> Iterator[Cause]:
     line = q.roofline
-    if line is None or line.bound != "bandwidth" or line.share.median < NEAR_THE_ROOF:
+    if line is None or line.bound != "bandwidth" or line.share.median < NEAR_THE_ROOF or line.exceeded:
         return
     text = (
         f"{line.share.median:.0%} of what {line.bandwidth_gb_s.median:.3g} GB/s allow "

@@ -16,6 +16,8 @@ from edgekit.schema.recipe import MatrixFormat
 
 #: Share of the roof from which a test is as fast as the device's memory lets it be.
 NEAR_THE_ROOF = 0.6
+#: Share of the roof above which it is none: a cache holds the weights, or the device was busy when it was calibrated.
+ABOVE_THE_ROOF = 1.1
 #: Operations of a multiply-add.
 _OPERATIONS = 2
 
@@ -44,6 +46,11 @@ class Roofline(msgspec.Struct, frozen=True, kw_only=True):
     #: Name of the device profile, and whether its figures were measured on this device.
     profile: str
     measured: bool
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether the test was clearly faster than the profile allows, so that the profile says nothing about it."""
+        return self.share.median > ABOVE_THE_ROOF
 
 
 def roofline_of(data: RunData, test: Test, speed: Interval, profile: DeviceProfile | None) -> Roofline | None:

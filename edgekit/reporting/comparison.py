@@ -282,14 +282,25 @@ def notes(comparison: Comparison, *, explain: bool = True) -> list[str]:
 
 
 def roofline_notes(comparison: Comparison) -> list[str]:
-    """What the rooflines rest on, one sentence a device profile."""
+    """What the rooflines rest on, one sentence a device profile, and which of them do not hold."""
     lines = [row.roofline for row in comparison.rows if row.roofline is not None]
     measured = {line.profile: line.measured for line in lines}
-    return [
+    found = [
         f"Roofline: {formats.plain_text(profile)}, "
         + ("measured on the device." if own else "published of its chip; `edgekit calibrate` measures it.")
         for profile, own in measured.items()
     ]
+    above = [
+        f"{row.label} {row.test} with {row.threads} {'thread' if row.threads == 1 else 'threads'}"
+        for row in comparison.rows
+        if row.roofline is not None and row.roofline.exceeded
+    ]
+    if above:
+        found.append(
+            f"Faster than the profile allows: {', '.join(above)}. A cache holds what they read, or the device was busy "
+            "when it was calibrated. Next: `edgekit calibrate` on the idle device."
+        )
+    return found
 
 
 def cause_notes(comparison: Comparison) -> list[str]:

@@ -12,6 +12,7 @@ from edgekit.analysis.compare import compare
 from edgekit.analysis.graph_causes import found_in
 from edgekit.analysis.load import load_run
 from edgekit.analysis.roofline import bytes_read
+from edgekit.reporting.comparison import roofline_notes
 from edgekit.schema.bundle import AuditedOperator
 from edgekit.schema.device_profile import Interval, Measured, MeasuredPlace, device_identity, load_device_profile
 
@@ -53,6 +54,15 @@ def test_the_share_is_of_what_was_measured_on_the_device(tmp_path: Path) -> None
     # fp32 reads 7.5 of 10 GB a second.
     assert rows[0].roofline.share.median == pytest.approx(0.75, abs=0.05)
     assert [cause.kind for cause in rows[0].causes] == ["memory bound"]
+    # Calibrated while others kept the device busy: no roof, and nothing is explained by it.
+    slow = msgspec.structs.replace(place, bandwidth_gb_s=Interval(median=3.0))
+    low = msgspec.structs.replace(profile, measured=msgspec.structs.replace(measured, places=[slow]))
+    found = compare(runs, profiles=[low])
+    decode = [row for row in found.rows if row.kind == "decode"]
+    assert decode[0].roofline.exceeded
+    assert decode[0].causes == []
+    [note] = [note for note in roofline_notes(found) if note.startswith("Faster than the profile allows")]
+    assert "fp32 tg64 with 1 thread" in note
 
 
 def test_an_operator_outside_the_delegate() -> None:
