@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgekit.analysis import metrics
-from edgekit.analysis.load import RunData
+from edgekit.analysis.load import LaunchData, RunData
+from edgekit.analysis.memory import MemorySplit, launch_split
 from edgekit.analysis.survey.evidence import Contrast, Evidence, Memory, Shape, Stamina, Subject, Timing
 from edgekit.analysis.sustained import sustained
 from edgekit.schema.bundle import Bundle
@@ -145,26 +146,28 @@ def _stamina(runs: Iterable[SurveyedRun]) -> Iterator[Stamina]:
 
 
 def _memories(runs: Sequence[SurveyedRun]) -> list[Memory]:
-    """The median of the launches' peaks; each launch is a process of its own."""
-    found: dict[tuple[Subject, int], list[int]] = {}
+    """The median of the launches' peaks and parts; each launch is a process of its own."""
+    found: dict[tuple[Subject, int], list[tuple[int, MemorySplit | None]]] = {}
     bundles: dict[tuple[Subject, int], Bundle] = {}
     for run in runs:
         subject = subject_of(run.model, run.data.bundle)
-        for filled, peak in _peaks(run.data):
-            found.setdefault((subject, filled), []).append(peak)
+        for launch, filled, peak in _peaks(run.data):
+            found.setdefault((subject, filled), []).append((peak, launch_split(launch)))
             bundles[subject, filled] = run.data.bundle
     memories = []
-    for (subject, filled), peaks in found.items():
+    for (subject, filled), launches in found.items():
         bundle = bundles[subject, filled]
         weights = sum(file.bytes for file in bundle.files if file.role in ("model", "weights"))
+        splits = [split for _, split in launches if split is not None and split.doubt is None]
         memories.append(
             Memory(
                 subject=subject,
                 filled=filled,
-                total=round(statistics.median(peaks)),
+                total=round(statistics.median(peak for peak, _ in launches)),
                 weights=weights,
-                # The cache is allocated for the whole context; memory is given to what is written.
+                # Of what is written: the cache is allocated for the whole context, memory is given page by page.
                 kv_cache=bundle.runtime.kv_cache_bytes * filled // max(bundle.runtime.context_length, 1),
+                compute=round(statistics.median(split.activations for split in splits)) if splits else None,
                 cache_element=_cache_element(bundle),
             )
         )
@@ -175,12 +178,12 @@ def _cache_element(bundle: Bundle) -> int:
     return 2 if bundle.runtime.onnx is not None and bundle.runtime.onnx.cache_dtype == "float16" else 4
 
 
-def _peaks(data: RunData) -> Iterable[tuple[int, int]]:
-    """Tokens that were in the cache at most, and the peak, of each launch that ran trials."""
+def _peaks(data: RunData) -> Iterator[tuple[LaunchData, int, int]]:
+    """Each launch that ran trials, the tokens that were in its cache at most, and its peak."""
     for launch in data.launches:
         if launch.plan is None or launch.stream is None or not launch.plan.trials:
             continue
         uses = [event.memory for event in launch.stream.events if isinstance(event, Loaded | Bye)]
         peak = max((use.peak or use.rss or 0 for use in uses), default=0)
         if peak and launch.launch.status == "done":
-            yield max(trial.depth + trial.tokens for trial in launch.plan.trials), peak
+            yield launch, max(trial.depth + trial.tokens for trial in launch.plan.trials), peak
