@@ -155,6 +155,11 @@ def breakdown(runs: Sequence[RunData], by: Sequence[str] = ("module", "operator"
     return Breakdown(by=levels, rows=rows, faults=faults)
 
 
+def is_product(operator: str) -> bool:
+    """Whether an operator multiplies by a matrix of weights (``MatMulNBits``, ``Fully Connected (NC, F32) GEMM``)."""
+    return any(word in operator.replace(" ", "") for word in ("MatMul", "Gemm", "FullyConnected"))
+
+
 def profiled_samples(run: RunData) -> tuple[list[ProfiledSample], list[str]]:
     """All counted trials of a profiled run with their operators, and what could not be read."""
     samples: list[ProfiledSample] = []

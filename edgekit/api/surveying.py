@@ -152,6 +152,8 @@ class _Group:
         sources = {model.name: model.source for model in plan.models}
         self.sources = {name: sources[name] for name in group.models}
         asked = [self.protocol, self.sources, group.recipes, plan.runtime, device or "local", plan.rounds_at_once]
+        if group.profile:
+            asked.append("profile")
         self.key = hashlib.sha256(msgspec.json.encode(asked)).hexdigest()
 
     def finish(self, record: SurveyRecord) -> SurveyRecord:
@@ -225,6 +227,7 @@ class _Group:
             protocol=protocol,
             out=self.folder / "runs",
             allow_unfaithful=self.allow_unfaithful,
+            profile=self.group.profile,
             progress=self.progress,
         )
 

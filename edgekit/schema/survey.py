@@ -40,6 +40,8 @@ class SurveyGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     repetitions: int | None = None
     #: Seconds of decoding without a rest by each bundle, after the rounds.
     sustain_s: float | None = None
+    #: Time every operator instead: what the shares of a pass's time are read from. Such runs give no speeds.
+    profile: bool = False
 
 
 class SurveyContrast(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -158,6 +160,8 @@ def _check(plan: SurveyPlan, origin: str) -> None:
         least = 0 if group.sustain_s else 1
         if group.repetitions is not None and not least <= group.repetitions <= MAX_REPETITIONS:
             refuse(f"group {group.name!r} has {group.repetitions} repetitions, {least} to {MAX_REPETITIONS} can be")
+        if group.profile and group.sustain_s is not None:
+            refuse(f"group {group.name!r} is profiled and sustained: a profile of minutes cannot be kept")
         if group.sustain_s is not None and not 0 < group.sustain_s <= MAX_SUSTAIN_S:
             refuse(f"group {group.name!r} sustains for {group.sustain_s:g} s, up to {MAX_SUSTAIN_S:g} can be")
     for contrast in plan.contrasts:

@@ -90,6 +90,22 @@ def test_a_survey_goes_on_where_it_was_interrupted(plan: Path, tmp_path: Path, e
         edgekit.survey("demo", out=out)
 
 
+def test_a_profiled_group_tells_where_the_time_goes(tmp_path: Path, export_cache: Path) -> None:
+    path = tmp_path / "profiled.toml"
+    text = PLAN.replace('recipes = ["fp32", "w4"]', 'recipes = ["w4"]').replace("repetitions = 4", "repetitions = 2")
+    path.write_text(text + "profile = true\n")
+    result = edgekit.survey(str(path), out=tmp_path / "out")
+    eleventh = result.claims[10]
+    assert "profiled" not in (eleventh.reason or "")
+    notes = " ".join(eleventh.notes)
+    assert "full: matrix products" in notes
+    assert "shared: LM head" in notes
+    # Its times are no speeds, and its memory is not that of a measurement.
+    assert not any(
+        figure.value is not None for claim in result.claims if claim.number != 11 for figure in claim.figures
+    )
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -101,6 +117,7 @@ def test_a_survey_goes_on_where_it_was_interrupted(plan: Path, tmp_path: Path, e
         ("arch:smollm2-135m:", "arch:nosuch:", "nosuch"),
         ("repetitions = 4", "repetitions = 0", "0 repetitions"),
         ("repetitions = 4", "repetitons = 4", "repetitons"),
+        ("repetitions = 4", "profile = true\nsustain_s = 5", "profiled and sustained"),
         ("prompts = [8, 32]", "prompts = [-8]", "negative"),
         ('protocol = "quick"', 'protocol = "nosuch"', "no protocol is called"),
         ("rounds_at_once = 2", "rounds_at_once = 0", "rounds_at_once"),

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from edgekit.analysis import metrics
 from edgekit.analysis.load import LaunchData, RunData
 from edgekit.analysis.memory import MemorySplit, launch_split
-from edgekit.analysis.survey.evidence import Contrast, Evidence, Memory, Shape, Stamina, Subject, Timing
+from edgekit.analysis.operators import breakdown, is_product
+from edgekit.analysis.survey.evidence import Contrast, Evidence, Memory, Shape, Shares, Stamina, Subject, Timing
 from edgekit.analysis.sustained import sustained
 from edgekit.schema.bundle import Bundle
 from edgekit.schema.event import Bye, Loaded
@@ -44,7 +45,8 @@ def runs_evidence(runs: Sequence[SurveyedRun], *, title: str, contrasts: Iterabl
         title=title,
         device=", ".join(devices) or "no device",
         timings=_timings(usable),
-        memories=_memories(usable),
+        memories=_memories([run for run in usable if not run.data.run.profiled]),
+        shares=list(_shares([run for run in usable if run.data.run.profiled], faults)),
         stamina=list(_stamina(usable)),
         contrasts=list(contrasts),
         gaps={9: "the runtimes compute on the CPU", 11: "operators were not profiled"},
@@ -135,6 +137,21 @@ def _timings(runs: Sequence[SurveyedRun]) -> list[Timing]:
         )
         for (subject, group, test), rounds in found.items()
     ]
+
+
+def _shares(runs: Iterable[SurveyedRun], faults: list[str]) -> Iterator[Shares]:
+    """Shares of the products with weights and of the LM head, of each profiled test."""
+    for run in runs:
+        found = breakdown([run.data], ("module", "operator"))
+        faults += [f"{run.group}: {fault}" for fault in found.faults]
+        for test in dict.fromkeys(row.test for row in found.rows):
+            own = [row for row in found.rows if row.test == test]
+            yield Shares(
+                subject=subject_of(run.model, run.data.bundle),
+                phase=test.kind,
+                matrix_products=sum(row.share for row in own if is_product(row.operator or "")),
+                lm_head=sum(row.share for row in own if row.module == "LM head"),
+            )
 
 
 def _stamina(runs: Iterable[SurveyedRun]) -> Iterator[Stamina]:
