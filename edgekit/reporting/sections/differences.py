@@ -26,7 +26,7 @@ def section(report: Report) -> Section | None:
         [
             plain_text(note, MAX_CELL)
             for note in notes(report.comparison, explain=False)
-            if not note.startswith("Missing:")
+            if not note.startswith("The data:")
         ],
     )
 

@@ -27,6 +27,7 @@ def section(report: Report) -> Section | None:
         "size at once.",
         found,
         [_choice_table(report.comparison)],
+        wide=True,
     )
 
 
