@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from edgekit.deploy.store import RESERVE_BYTES, Store, StoreFile
 from edgekit.deploy.store_script import StoreScript
 from edgekit.device import conditions, facts
 from edgekit.device.adbd import RESUMABLE_BYTES
-from edgekit.device.base import Device
+from edgekit.device.base import Device, FileStat
 from edgekit.device.local import LocalDevice
 from edgekit.errors import DeviceFailedError, EdgekitError
 from edgekit.progress import ProgressEvent, silent
@@ -205,6 +206,17 @@ def test_an_interrupted_push_leaves_only_parts_which_the_next_removes(device: Us
     assert not [name for name in listing(device) if ".part" in name]
 
 
+def settled(device: Userland, path: str) -> FileStat:
+    """A file on the device once what was under way to it when the push was cut has arrived."""
+    seen = device.stat(path)
+    for _ in range(50):
+        time.sleep(0.2)
+        before, seen = seen, device.stat(path)
+        if seen is not None and before is not None and seen.size == before.size:
+            return seen
+    raise AssertionError(f"{path} is missing or goes on growing: {seen}")
+
+
 def test_a_large_file_goes_on_where_it_was_cut(device: Userland, tmp_path: Path) -> None:
     data = os.urandom(RESUMABLE_BYTES + 3 * MIB)
     big = file(tmp_path, "weights", data)
@@ -220,8 +232,7 @@ def test_a_large_file_goes_on_where_it_was_cut(device: Userland, tmp_path: Path)
     if device.name == "local":
         # A copy on one machine is never cut by a link; this is what a power failure leaves.
         Path(f"{device.root}/objects/{big.sha256}.part").write_bytes(data[:cut_at])
-    there = device.stat(f"{device.root}/objects/{big.sha256}.part")
-    assert there is not None
+    there = settled(device, f"{device.root}/objects/{big.sha256}.part")
     assert 0 < there.size < len(data)
     placed = Store(device).place("bundles", [big])
     assert placed.bytes_sent == len(data) - there.size
