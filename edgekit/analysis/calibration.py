@@ -46,6 +46,7 @@ def profile_from(
     at: str,
     name: str | None = None,
     known: DeviceProfile | None = None,
+    before: DeviceProfile | None = None,
 ) -> DeviceProfile:
     """The device's profile.
 
@@ -55,6 +56,8 @@ def profile_from(
         at: when it was measured, ISO 8601.
         name: the profile's name; None: that of ``known``, or one made from the processor's.
         known: the shipped profile of the chip; it gives what was not measured.
+        before: the device's profile of an earlier calibration; limits and power that somebody wrote into it, and what
+            was fitted to runs, stay.
 
     Raises:
         ProbeError: a quantity was not measured.
@@ -88,6 +91,13 @@ def profile_from(
     storage, source_storage = _taken("overheads.storage_gb_s", known)
     process, source_process = _taken("overheads.process_mib", known)
     launch = measured.place(facts.cpus).launch_us.median
+    # Nothing that is measured here says these.
+    others = [profile for profile in (before, known) if profile is not None]
+    limits = next((profile for profile in others if profile.limits is not None), None)
+    power = next((profile for profile in others if profile.power_w is not None), None)
+    stated = {path: text for path, text in (limits.provenance if limits else {}).items() if path.startswith("limits.")}
+    if power:
+        stated["power_w"] = power.provenance["power_w"]
     return DeviceProfile(
         schema_version=DeviceProfile.SCHEMA_VERSION,
         name=name or (known.name if known else profile_name(facts)),
@@ -125,8 +135,12 @@ def profile_from(
             "overheads.compute_share": source_compute,
             "overheads.storage_gb_s": source_storage,
             "overheads.process_mib": source_process,
-        },
+        }
+        | stated,
         measured=measured,
+        limits=limits.limits if limits else None,
+        power_w=power.power_w if power else None,
+        fitted=before.fitted if before else [],
     )
 
 

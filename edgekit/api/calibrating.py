@@ -59,8 +59,6 @@ def calibrate(
     from datetime import UTC, datetime
     from functools import partial
 
-    import msgspec
-
     from edgekit.analysis.calibration import profile_from
     from edgekit.deploy.install import install_program
     from edgekit.deploy.probe_build import CALIBRATION_NAME, ensure_calibration
@@ -93,15 +91,16 @@ def calibrate(
         buffer_bytes=None if buffer_mib is None else buffer_mib << 20,
         progress=progress,
     )
+    identity = device_identity(known)
+    before = next((item for item in measured_profiles() if item.measured and item.measured.identity == identity), None)
     profile = profile_from(
-        found, known, at=datetime.now(UTC).isoformat(timespec="seconds"), name=name, known=shipped_profile_of(known)
+        found,
+        known,
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        name=name,
+        known=shipped_profile_of(known),
+        before=before,
     )
-    # What runs were fitted to the device before is not forgotten.
-    before = [
-        item for item in measured_profiles() if item.measured and item.measured.identity == device_identity(known)
-    ]
-    if before:
-        profile = msgspec.structs.replace(profile, fitted=before[0].fitted)
     path = folder / f"{profile.name}.json" if out is None else Path(out)
     try:
         write_atomically(path, codec.encode(profile))
@@ -152,8 +151,10 @@ def fit_profile(runs: Sequence[str | Path], *, out: str | Path | None = None) ->
     for run in loaded:
         decoder = decoder_of_bundle(run.bundle)
         if decoder is not None and run.run.device.fidelity == "real":
-            decoders[run.bundle.model] = decoder
-            rows += rows_of(run.bundle.model, [run])
+            # One shape is one model, whatever its weights and its name: it must not predict itself.
+            shape = repr(run.bundle.architecture)
+            decoders[shape] = decoder
+            rows += rows_of(shape, [run])
     fitted = rates_of(cases_of(rows, decoders), lambda threads: general_rates(profile, threads))
     kept = [item for item in profile.fitted if item.runtime not in {rates.runtime for rates in fitted}]
     profile = msgspec.structs.replace(profile, fitted=kept + fitted)

@@ -178,7 +178,13 @@ def _notes(estimates: Sequence[Estimate]) -> list[str]:
         first = estimates[0]
         notes.append(f"{first.device.title}, {first.threads} threads, a context of {first.context}. Assumed values:")
         notes += [f"- {path}: {_source(first, path)}" for path in first.device.assumed]
-        notes.append("Energy is not estimated: no device profile states power.")
+        if first.device.power_w is None:
+            notes.append("Energy is not estimated: the device's profile states no power (`power_w`).")
+        else:
+            source = first.device.provenance["power_w"]
+            notes.append(
+                f"Energy is time at {first.device.power_w:g} W above idle ({source}); its interval is the time's."
+            )
     return notes
 
 

@@ -146,9 +146,10 @@ class DeviceProfile(Document, frozen=True, kw_only=True):
     measured: Measured | None = None
     #: How cool and quiet it must be before something is timed on it; None where nobody has said.
     limits: Limits | None = None
-    #: Watts above idle while the processor computes; None where nobody has said. Energy is estimated with it alone.
+    #: Watts above idle while all cores compute; None where nobody has said. Energy is estimated with it alone, so with
+    #: fewer threads it is an upper bound.
     power_w: float | None = None
-    #: What runtimes were seen to take here (`edgekit calibrate --runs`); estimates use them before anything else.
+    #: What runtimes were seen to take here (`edgekit calibrate runs/*`); estimates use them before anything else.
     fitted: list[Rates] = msgspec.field(default_factory=list)
 
     def rates(self, runtime: str, threads: int) -> Rates | None:

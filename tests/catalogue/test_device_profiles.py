@@ -54,3 +54,19 @@ def test_a_profile_that_cannot_be_is_refused(
     monkeypatch.setattr(device_profile, "profiles_dir", lambda: tmp_path)
     with pytest.raises(InputError):
         load_device_profile("raspberry-pi-5")
+
+
+@pytest.mark.parametrize("power", ["0", "-2.5", "nan"])
+def test_a_power_that_cannot_be_is_refused(power: str, tmp_path: Path) -> None:
+    text = (device_profile.profiles_dir() / "devices" / "raspberry-pi-4.toml").read_text()
+    assert "power_w = 3.06" in text
+    (tmp_path / "mine.toml").write_text(text.replace("power_w = 3.06", f"power_w = {power}"))
+    with pytest.raises(InputError, match="power"):
+        load_device_profile(str(tmp_path / "mine.toml"))
+
+
+def test_a_power_without_a_source_is_refused(tmp_path: Path) -> None:
+    text = (device_profile.profiles_dir() / "devices" / "raspberry-pi-5.toml").read_text()
+    (tmp_path / "mine.toml").write_text(text.replace("spread = 0.25", "spread = 0.25\npower_w = 5.0"))
+    with pytest.raises(InputError, match="power_w"):
+        load_device_profile(str(tmp_path / "mine.toml"))

@@ -22,6 +22,7 @@ from edgekit.analysis.estimator.rating import multiply_adds_per_second
 from edgekit.api.estimating import estimate
 from edgekit.cli.main import _exit_code
 from edgekit.errors import InputError, UnsupportedError
+from edgekit.resources import profiles_dir
 from edgekit.schema.device_profile import device_names, load_device_profile
 from edgekit.schema.measurements import load_measurements, measurement_names
 from edgekit.schema.model_profile import load_model_profile
@@ -69,6 +70,25 @@ def test_threads_raise_compute_and_not_bandwidth() -> None:
     rates = [multiply_adds_per_second(device, threads, quantized=True) for threads in range(1, 9)]
     gains = [after - before for before, after in itertools.pairwise(rates)]
     assert gains == sorted(gains, reverse=True), "the fastest cores come first"
+
+
+def test_energy_is_time_at_the_power_that_a_profile_states(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert load_device_profile(DEVICE).power_w is None
+    assert "energy per token" not in {figure.name for figure in guess().figures}
+    assert "states no power" in printed(capsys, MODEL, "--device", DEVICE)
+    text = (profiles_dir() / "devices" / f"{DEVICE}.toml").read_text()
+    text = text.replace("spread = 0.25", "spread = 0.25\npower_w = 4.0")
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace("[provenance]", '[provenance]\npower_w = "my meter: 7.1 W less 3.1 W idle"'))
+    found = guess(device=str(path))
+    energy, decode = found.figure("energy per token"), found.figure("decode")
+    assert energy.unit == "J"
+    for end in ("low", "value", "high"):
+        assert getattr(energy, end) == pytest.approx(4.0 * getattr(decode, end))
+    assert energy.value == pytest.approx(sum(term.value for term in energy.terms))
+    shown = printed(capsys, MODEL, "--device", str(path), "--explain")
+    assert "my meter" in shown
+    assert "at 4 W" in shown
 
 
 def test_what_does_not_fit_is_said() -> None:

@@ -26,7 +26,9 @@ from edgekit.schema.device_profile import (
     load_device_profile,
     measured_profiles,
     profile_of,
+    value_paths,
 )
+from edgekit.schema.rates import Rates
 from edgekit.schema.run import CpuCluster, DeviceFacts
 
 FEW = {"rounds": 2, "seconds": 1.0, "buffer_mib": 16}
@@ -187,6 +189,25 @@ def test_a_measured_profile_overrides_the_chips_shipped_one(data: Path) -> None:
     other = profile_of(facts(name="adb:two"), measured_profiles())
     assert other is not None
     assert (other.name, other.measured) == ("snapdragon-888", None)
+
+
+def test_what_no_calibration_measures_is_kept() -> None:
+    """Limits and power are the chip's shipped ones, or what somebody wrote into the device's own profile."""
+    shipped = load_device_profile("snapdragon-888")
+    assert shipped.limits is not None
+    first = profile_from(made(places(facts())), facts(), at="2026-01-05T10:00:00+00:00", known=shipped)
+    assert first.limits == shipped.limits
+    assert set(first.provenance) == set(value_paths(first))
+    fitted = Rates(
+        runtime="onnxruntime", threads=1, seconds={}, decode_spread=0.1, prefill_spread=0.1, models=3, tests=9
+    )
+    mine = msgspec.structs.replace(
+        first, power_w=4.5, provenance=first.provenance | {"power_w": "my meter"}, fitted=[fitted]
+    )
+    again = profile_from(made(places(facts())), facts(), at="2026-02-05T10:00:00+00:00", known=shipped, before=mine)
+    assert (again.power_w, again.provenance["power_w"], again.limits) == (4.5, "my meter", shipped.limits)
+    assert again.fitted == [fitted]
+    assert set(again.provenance) == set(value_paths(again))
 
 
 def test_identity_tells_devices_apart() -> None:

@@ -153,7 +153,8 @@ def estimate(
 def _energy(device: DeviceProfile, token: Figure) -> tuple[Figure, ...]:
     if device.power_w is None:
         return ()
-    terms = tuple(Term(term.name, term.value * device.power_w, term.how) for term in token.terms)
+    power = device.power_w
+    terms = tuple(Term(term.name, term.value * power, f"{term.how}, at {power:g} W") for term in token.terms)
     factor = token.high / token.value
     return (_figure("energy per token", terms, factor, "J", token.bound),)
 

@@ -75,7 +75,7 @@ def section(report: Report) -> Section | None:
     if not sources:
         notes.append(
             "Times are not estimated: nothing is known of this device. `edgekit calibrate` measures it, and "
-            "`edgekit calibrate --runs` fits what the runtimes take there."
+            "`edgekit calibrate runs/*` fits what the runtimes take there."
         )
     notes += dict.fromkeys(unknown)
     lead = (
