@@ -50,7 +50,7 @@ def verdicts(
         corrected = statistics.holm([difference.p for difference in differences if difference.p is not None])
         told = False
         for difference, p, (values, base) in zip(differences, corrected, group, strict=True):
-            verdict, _ = statistics.judge(difference, p, values, base)
+            verdict, _ = statistics.judge(difference, p, values, base, doubtful=() if in_turn else ("slower",))
             found[verdict] += 1
             told |= verdict in ("faster", "slower")
         if family > 1:

@@ -35,11 +35,15 @@ from edgekit.schema.bundle import (
 from edgekit.schema.event import (
     AnyEvent,
     Bye,
+    ConditionSamples,
     GoldenResult,
     Hello,
     Loaded,
     MemorySamples,
     MemoryUse,
+    Sensor,
+    SensorKind,
+    Sensors,
     TrialResult,
     TrialStart,
 )
@@ -184,6 +188,7 @@ class Session:
     #: Speed over the nominal one, by recipe.
     factor: dict[str, float] = field(default_factory=dict)
     name: str = "2026-01-05T100000-abc123"
+    began: str = "2026-01-05T10:00:00Z"
     seed: int = 1
     interleaved: bool = True
     golden_passed: bool = True
@@ -251,7 +256,7 @@ class Session:
             schema_version=Run.SCHEMA_VERSION,
             id=f"{self.name}-{made.recipe.name}-{index}",
             session=self.name,
-            created_at="2026-01-05T10:00:00Z",
+            created_at=self.began,
             status="done",
             model=made.model,
             recipe=made.recipe.name,
@@ -390,3 +395,17 @@ class Session:
                 at.clear()
         events.append(Bye(t=clock + 2_000_000, reason="done", trials_done=len(plan.trials), memory=memory()))
         return events
+
+
+def tell_clock(run: Path, launch: int, values: list[int | None], *, kind: SensorKind = "frequency") -> None:
+    """Make the launch report a clock, or its limit, kHz, sample by sample."""
+    events = run / "launches" / f"{launch:03d}" / "events.jsonl"
+    first, *rest = events.read_bytes().splitlines(keepends=True)
+    at = msgspec.json.decode(first)["t"]
+    sensor = Sensor(kind=kind, name="cpu0-3", unit="kHz", source="/sys/policy0", cpus=[0, 1, 2, 3])
+    times = [at + index for index in range(len(values))]
+    told = [
+        Sensors(t=at, sensors=[sensor], unreadable=[]),
+        ConditionSamples(t=times[-1], first=0, at_ns=times, took_ns=[0] * len(values), values=[values]),
+    ]
+    events.write_bytes(first + b"".join(msgspec.json.encode(event) + b"\n" for event in told) + b"".join(rest))

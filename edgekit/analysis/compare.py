@@ -15,7 +15,7 @@ from edgekit.analysis.causes import causes_of
 from edgekit.analysis.comparison import Comparison, Pairing, Ratio, Row, SustainedLevel
 from edgekit.analysis.energy import Energy, energies
 from edgekit.analysis.labels import labels
-from edgekit.analysis.limited import lowered_limits
+from edgekit.analysis.limited import clock_stayed, lowered_limits
 from edgekit.analysis.load import RunData
 from edgekit.analysis.metrics import Sample, Test
 from edgekit.analysis.power_meter import PlacedMeter
@@ -37,6 +37,8 @@ class _Judged:
     pairing: Pairing
     #: What the device itself reported that forbids a verdict.
     evidence: list[str]
+    #: Verdicts that throttling between the two would look like.
+    doubtful: tuple[statistics.Verdict, ...] = ()
 
 
 def compare(
@@ -289,12 +291,34 @@ def _difference(row: int, measured: Sequence[Sample], base: Sequence[Sample], da
         pairing = "same session, not in turn" if pairs is None else "in turn"
     allowance = 0.0 if pairing == "in turn" else statistics.SESSION_ALLOWANCE
     difference = statistics.compare_unpaired(values, others, allowance)
-    return _Judged(row, difference, values, others, pairing, evidence)
+    doubtful = () if pairing == "in turn" else _doubtful(measured, base, data, other)
+    return _Judged(row, difference, values, others, pairing, evidence, doubtful)
+
+
+def _doubtful(
+    measured: Sequence[Sample], base: Sequence[Sample], data: RunData, other: RunData
+) -> tuple[statistics.Verdict, ...]:
+    """What a device that was throttled between two runs would look like, unless it told its clock in both."""
+    mine, theirs = (
+        [(run.run.created_at, sample.position) for sample in samples]
+        if data.run.session != other.run.session
+        else [("", sample.position) for sample in samples]
+        for run, samples in ((data, measured), (other, base))
+    )
+    threads = measured[0].test.threads
+    found: list[statistics.Verdict] = []
+    if max(mine) > min(theirs) and not clock_stayed(other, data, threads):
+        found.append("slower")
+    if max(theirs) > min(mine) and not clock_stayed(data, other, threads):
+        found.append("faster")
+    return tuple(found)
 
 
 def _ratio(entry: _Judged, corrected: float | None, comparisons: int) -> Ratio:
-    verdict, reasons = statistics.judge(entry.difference, corrected, entry.values, entry.base, entry.evidence)
     difference = entry.difference
+    facts = (difference, corrected, entry.values, entry.base, entry.evidence)
+    verdict, reasons = statistics.judge(*facts, doubtful=entry.doubtful)
+    otherwise = statistics.judge(*facts)[0] if entry.doubtful and verdict == "unstable" else verdict
     low_corrected, high_corrected = difference.interval(max(1, comparisons)) or (None, None)
     return Ratio(
         median=difference.ratio,
@@ -309,6 +333,7 @@ def _ratio(entry: _Judged, corrected: float | None, comparisons: int) -> Ratio:
         n=difference.n,
         paired=difference.paired,
         pairing=entry.pairing,
+        unless_throttled=None if otherwise == verdict else otherwise,
     )
 
 

@@ -26,7 +26,7 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
     low: float | None
     high: float | None
     verdict: Verdict
-    #: Why a verdict is ``unstable``.
+    #: Why a verdict is ``unstable``; of another, what is to be known of it (the device has two modes, ...).
     reasons: list[str]
     #: Two-sided p value, and the same corrected after Holm over all ratios of the comparison.
     p: float | None
@@ -38,6 +38,9 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
     #: Interval that holds together with those of all other ratios of the comparison in 95% of cases (Bonferroni).
     low_corrected: float | None = None
     high_corrected: float | None = None
+    #: What the verdict would be if the device was not throttled between the two: where it is ``unstable`` for no other
+    #: reason than that nothing tells.
+    unless_throttled: Verdict | None = None
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):

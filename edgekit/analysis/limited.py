@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 from edgekit.analysis.load import LaunchData, RunData
+from edgekit.analysis.sensors import Series
 
 #: A limit lowered by less is a rounding of the table of clock rates.
 MIN_LOWERED = 0.03
@@ -48,11 +50,36 @@ def lowered_limits(runs: Sequence[RunData], threads: int) -> list[str]:
     return found
 
 
+def clock_stayed(earlier: RunData, later: RunData, threads: int) -> bool:
+    """Whether the device told its clock in every launch of both runs with so many threads, and was not slower later.
+
+    A launch's clock is the median of its fastest sensor. What is not told is no evidence.
+    """
+    clocks = [
+        [
+            max(
+                (statistics.median(known) for entry in data.sensors("frequency") if (known := _known(entry))),
+                default=0.0,
+            )
+            for data in run.launches
+            if data.stream is not None and data.plan is not None and data.launch.threads == threads and data.plan.trials
+        ]
+        for run in (earlier, later)
+    ]
+    if not all(clocks) or not all(map(all, clocks)):
+        return False
+    return min(clocks[1]) >= (1 - MIN_LOWERED) * statistics.median(clocks[0])
+
+
+def _known(entry: Series) -> list[float]:
+    return [value for value in entry.values if value is not None]
+
+
 def _limits(data: LaunchData) -> _Limits:
     """What the probe sampled; where it could not, the readings before and after the launch."""
     limits: _Limits = {}
     for entry in data.sensors("frequency_limit"):
-        known = [value for value in entry.values if value is not None]
+        known = _known(entry)
         if known:
             limits[entry.sensor.name] = (max(known), min(known))
     if limits:

@@ -21,7 +21,8 @@ _LIMIT = re.compile(r"(slower|larger):(\d+(?:\.\d+)?)%")
 class Limit:
     """How much worse than the baseline a row may be.
 
-    ``slower``: the verdict is slower, and the ratio of speeds is below ``1 - share``.
+    ``slower``: the verdict is slower, or is so unless the device was throttled between two runs that were not measured
+    in turn, and the ratio of speeds is below ``1 - share``.
     ``larger``: the process's peak memory is above ``1 + share`` of the baseline's.
     ``unstable``: there is no verdict, because samples are unstable or too few.
     ``missing``: a test of the baseline was not measured, or could not be compared; the row is then the baseline's.
@@ -115,11 +116,16 @@ def where(row: Row) -> str:
 def _beyond(row: Row, base: Row, limit: Limit) -> str | None:
     ratio = row.ratio
     assert ratio is not None
-    if limit.kind == "slower" and ratio.verdict == "slower" and ratio.median < 1 - limit.share:
+    if (
+        limit.kind == "slower"
+        and "slower" in (ratio.verdict, ratio.unless_throttled)
+        and ratio.median < 1 - limit.share
+    ):
+        unless = "" if ratio.verdict == "slower" else "; unless the device was throttled in between: measure in turn"
         ends = "" if ratio.low is None or ratio.high is None else f" [{ratio.low:.3f}, {ratio.high:.3f}]"
         return (
             f"{where(row)}: slower by {1 - ratio.median:.1%}, limit {limit.share * 100:g}% "
-            f"({row.median_tok_s:.2f} against {base.median_tok_s:.2f} tok/s; {ratio.median:.3f}x{ends})"
+            f"({row.median_tok_s:.2f} against {base.median_tok_s:.2f} tok/s; {ratio.median:.3f}x{ends}){unless}"
         )
     mine, theirs = row.peak_memory_bytes, base.peak_memory_bytes
     if limit.kind == "larger" and mine and theirs and mine > (1 + limit.share) * theirs:

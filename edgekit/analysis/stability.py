@@ -26,9 +26,9 @@ _MIN_GAP = 2.5
 _MIN_CLUSTER = 2
 _MIN_CLUSTER_SHARE = 0.25
 #: Five samples in strict order reach 2.45 and come about by chance in 1.7% of cases.
-_MIN_DRIFT_Z = 2.2
+_MIN_DRIFT_Z = 2.4
 #: Makes the median absolute deviation estimate a normal distribution's standard deviation.
-_MAD_TO_SIGMA = 1.4826
+MAD_TO_SIGMA = 1.4826
 #: Every pair is looked at, so a longer series is first summed up by medians of blocks.
 _MAX_POINTS = 64
 
@@ -72,20 +72,24 @@ def stability(values: Sequence[float]) -> Stability:
     drifts = abs(change) > MAX_DRIFT and not throttled
     if drifts:
         reasons.append(f"speed {'rose' if change > 0 else 'fell'} by {abs(change):.0%} over the session")
-    scatter = _MAD_TO_SIGMA * statistics.median(abs(value - median) for value in values) / median
+    scatter = MAD_TO_SIGMA * statistics.median(abs(value - median) for value in values) / median
     scatters = scatter > MAX_SCATTER
     if scatters and not reasons:
         reasons.append(f"samples scatter by {scatter:.0%}, limit {MAX_SCATTER:.0%}")
     return Stability(drifts, scatters, throttled, clusters is not None, reasons)
 
 
-def session_fall(values: Sequence[float], base: Sequence[float]) -> str | None:
+def session_fall(
+    values: Sequence[float], base: Sequence[float], levels: tuple[float, float] | None = None
+) -> str | None:
     """How far the device slowed while two runs were measured in turn, where it did; entry ``i`` of both is one round.
+
+    ``levels`` are the usual speeds of both, their medians if None.
 
     A slope that both share cancels in the rounds' ratios, but a device that lost this much
     is not the device that was asked about.
     """
-    middles = statistics.median(values), statistics.median(base)
+    middles = levels or (statistics.median(values), statistics.median(base))
     pooled = [
         sample / middle for pair in zip(values, base, strict=True) for sample, middle in zip(pair, middles, strict=True)
     ]
@@ -167,17 +171,27 @@ def throttling(values: Sequence[float]) -> tuple[float, int]:
     return best
 
 
-def find_clusters(values: Sequence[float]) -> tuple[list[float], list[float]] | None:
-    """Slow and fast samples, each ascending, where a wide empty gap parts them."""
+def find_clusters(
+    values: Sequence[float],
+    *,
+    fewest: int = _MIN_CLUSTER,
+    share: float = _MIN_CLUSTER_SHARE,
+    clear: float = _MIN_GAP,
+) -> tuple[list[float], list[float]] | None:
+    """Slow and fast samples, each ascending, where a wide empty gap parts them.
+
+    ``fewest`` samples make a cluster, and as large a ``share`` of them; fewer are outliers. The gap must be ``clear``
+    times the spread inside the clusters.
+    """
     ordered = sorted(values)
     if len(ordered) < 2 * _MIN_CLUSTER:
         return None
     gap, at = max((math.log(ordered[at] / ordered[at - 1]), at) for at in range(1, len(ordered)))
     low, high = ordered[:at], ordered[at:]
-    if gap < MIN_GAP or min(len(low), len(high)) < max(_MIN_CLUSTER, _MIN_CLUSTER_SHARE * len(ordered)):
+    if gap < MIN_GAP or min(len(low), len(high)) < max(fewest, share * len(ordered)):
         return None
     inside = max(_spread(low), _spread(high))
-    return (low, high) if gap > _MIN_GAP * inside else None
+    return (low, high) if gap > clear * inside else None
 
 
 def squares(values: Sequence[float]) -> float:

@@ -7,13 +7,15 @@
   range: that holds the true median in 75% of cases at 3 samples, 88% at 4, 94% at 5.
 - A difference is a ratio of speeds. Measured in turn, the two samples of a round form a
   pair, and the ratio is the median of the rounds' ratios; otherwise it is the ratio of medians.
-- Whether it is a difference is tested on logarithms, with the fastest and slowest fifth trimmed
-  (Yuen's t test, paired or of two samples; below seven samples nothing is trimmed), so that one
-  stalled launch neither makes nor hides a difference. The ratio's interval comes from the same
-  test: it leaves out 1 exactly where the test finds a difference. p values are corrected after
-  Holm for the number of comparisons, intervals on request after Bonferroni. Runs that were not
-  measured in turn must differ by more than ``SESSION_ALLOWANCE``.
-- What drifts, throttles, falls into clusters or scatters too much is called unstable, with the reason.
+- Whether it is a difference is tested on logarithms by Student's t of Huber's estimate of the
+  centre (:mod:`edgekit.analysis.robust`; below seven samples, of the mean), paired or of two samples
+  after Welch, so that one stalled launch neither makes nor hides a difference. The ratio's interval
+  comes from the same test: it leaves out 1 exactly where the test finds a difference. p values are
+  corrected after Holm (1979) for the number of comparisons, intervals on request after Bonferroni.
+  Runs that were not measured in turn must differ by more than ``SESSION_ALLOWANCE``.
+- Launches in turn on a device with two modes are compared mode by mode (:mod:`edgekit.analysis.modes`).
+- What drifts, throttles, falls into clusters or scatters too much is called unstable, with the reason, unless the
+  two are further apart than either moved; throttled ones always are.
 
 Everything is deterministic.
 """
@@ -22,13 +24,15 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Literal, get_args
 
 from edgekit.analysis.distributions import heads, student_p, student_quantile
+from edgekit.analysis.modes import Modes, find_modes
+from edgekit.analysis.robust import MIN_ROBUST, Centre, centre
 from edgekit.analysis.stability import (
     MIN_SAMPLES,
     Stability,
@@ -47,12 +51,6 @@ CONFIDENCE = 0.95
 #: Runs that were not measured in turn differ by this much without a cause in the bundles: the device was warmer,
 #: another process ran, memory came to lie elsewhere. Nothing inside the runs tells such a shift from a difference.
 SESSION_ALLOWANCE = 0.03
-#: Share trimmed from each end before a test, from ``_MIN_TRIMMED`` samples on.
-TRIMMED = 0.2
-_MIN_TRIMMED = 7
-#: With few samples kept Yuen's test calls 5.8% of equal pairs different, and 1.2% at a level of 0.8%. Widening the
-#: error by this over the number kept holds both levels from 7 to 30 samples, also on devices that wander.
-_TRIMMED_WIDER = 0.75
 #: Where fewer samples follow each other, their correlation is not estimated.
 _MIN_CORRELATED = 8
 _MAX_CORRELATION = 0.8
@@ -86,6 +84,9 @@ class Difference:
     centre: float = 0.0
     error: float = 0.0
     freedom: float = 1.0
+    #: The device's modes, where the pairs were put right for them, and the step between them that the pairs told.
+    modes: Modes | None = None
+    step: float = 0.0
 
     def interval(self, comparisons: int = 1) -> tuple[float, float] | None:
         """The ratio's interval; those of so many comparisons then hold together in 95% of cases (Bonferroni)."""
@@ -138,23 +139,29 @@ def compare_unpaired(values: Sequence[float], base: Sequence[float], allowance: 
     if n < MIN_SAMPLES:
         return Difference(ratio, None, None, None, n, paired=False)
     sides = [[math.log(value) for value in side] for side in (values, base)]
-    (centre, error, freedom), (other, other_error, other_freedom) = (_trimmed(side) for side in sides)
+    one, other = (centre(side) for side in sides)
     # Neighbours in time are alike on a device that warms and cools: so many samples are worth fewer.
-    error, other_error = error * _inflation(sides[0]), other_error * _inflation(sides[1])
+    error, other_error = one.error * _inflation(sides[0]), other.error * _inflation(sides[1])
     total = error**2 + other_error**2
-    if total > 0:
-        freedom = total**2 / (error**4 / freedom + other_error**4 / other_freedom)
-    return _difference(ratio, centre - other, math.sqrt(total), freedom, n, paired=False, allowance=allowance)
+    freedom = total**2 / (error**4 / one.freedom + other_error**4 / other.freedom) if total > 0 else one.freedom
+    found = Centre(one.value - other.value, math.sqrt(total), freedom)
+    return _difference(ratio, found, n, paired=False, allowance=allowance)
 
 
 def compare_paired(values: Sequence[float], base: Sequence[float]) -> Difference:
-    """Median of the pairs' ratios; entry ``i`` of both comes from one round."""
+    """Median of the pairs' ratios; entry ``i`` of both comes from one round. Put right for the device's modes."""
     ratios = [value / other for value, other in zip(values, base, strict=True)]
-    ratio = statistics.median(ratios)
-    if len(ratios) < MIN_SAMPLES:
-        return Difference(ratio, None, None, None, len(ratios), paired=True)
-    centre, error, freedom = _trimmed([math.log(value) for value in ratios])
-    return _difference(ratio, centre, error, freedom, len(ratios), paired=True)
+    n = len(ratios)
+    if n < MIN_SAMPLES:
+        return Difference(statistics.median(ratios), None, None, None, n, paired=True)
+    modes = find_modes(values, base) if n >= MIN_ROBUST else None
+    logs = [math.log(value) for value in ratios]
+    found = centre(logs, modes.shifts, modes.step) if modes is not None else centre(logs)
+    # Without a pair of one fast and one slow launch there is nothing to put right, and no step to be told by pairs.
+    step = found.slope if modes is not None and any(modes.shifts) else modes.step if modes is not None else 0.0
+    if modes is not None:
+        ratios = modes.put_right(ratios, step)
+    return _difference(statistics.median(ratios), found, n, paired=True, modes=modes, step=step)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -174,72 +181,114 @@ def judge(
     values: Sequence[float],
     base: Sequence[float],
     evidence: Sequence[str] = (),
+    *,
+    doubtful: Collection[Verdict] = (),
 ) -> tuple[Verdict, list[str]]:
-    """The verdict on a difference and, where it is ``unstable``, why.
+    """The verdict on a difference and, where it is ``unstable``, why; else what is to be known of it.
 
     Args:
         difference: of ``values`` over ``base``.
         corrected_p: its p value after :func:`holm`.
         values, base: the samples in order; of equal length and by round if the difference is paired.
         evidence: what the device itself reported that forbids a verdict (it was throttled).
+        doubtful: what a device that was throttled between the two would look like: ``slower`` where ``values`` were
+            measured later. Such a verdict is not given. Empty if the two were measured in turn, or the device
+            told that its clock stayed.
     """
     if corrected_p is None or difference.p is None:
         return "unstable", [f"too few samples: {difference.n}, a verdict needs {MIN_SAMPLES}"]
     if evidence:
         return "unstable", list(evidence)
-    if difference.paired:
-        # What both share cancels in the rounds' ratios, so only theirs counts; but a throttled device does not pass.
-        ratios = [value / other for value, other in zip(values, base, strict=True)]
-        fallen = session_fall(values, base)
-        sides = [stability(values), stability(base)]
-        thrown = [reason for side in sides if side.throttled for reason in side.reasons]
-        if fallen or thrown:
-            return "unstable", [fallen] if fallen else thrown
-        found = [stability(ratios)]
-        # A ratio of clusters has more than two clusters; its sides say it better.
-        clustered = [reason for side in sides if side.clusters for reason in side.reasons]
-        if clustered and not found[0].stable:
-            return "unstable", clustered
-        apart = min(ratios) > 1 or max(ratios) < 1
-    else:
-        found = [stability(values), stability(base)]
-        edge = changed_at_the_edge(values, base)
-        if edge is not None:
-            return "unstable", [edge]
-        apart = min(values) > max(base) or max(values) < min(base)
-    reasons = [reason for entry in found for reason in entry.reasons]
+    found = _in_turn(difference, values, base) if difference.paired else _not_in_turn(values, base)
     clear = corrected_p < 1 - CONFIDENCE
-    if any(entry.drifts or entry.throttled or entry.clusters for entry in found):
+    state, reasons = found.state, list(found.state.reasons)
+    if state.throttled or ((state.drifts or state.clusters) and not (clear and found.wide)):
         return "unstable", reasons
-    if any(entry.scatters for entry in found) and not (clear and apart):
+    if state.scatters and not (clear and found.apart):
         return "unstable", reasons
     if not clear:
-        return "no difference shown", []
-    return ("faster" if difference.ratio > 1 else "slower"), []
+        return "no difference shown", reasons
+    verdict: Verdict = "faster" if difference.ratio > 1 else "slower"
+    if verdict in doubtful:
+        return "unstable", [
+            "what was measured later is slower: so it is where the device was throttled in between, and nothing tells "
+            "its clock; measure the two in turn"
+        ]
+    return verdict, reasons
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The state of what was measured; whether its sides are apart, and further than either moved."""
+
+    state: Stability
+    apart: bool
+    wide: bool
+
+
+def _in_turn(difference: Difference, values: Sequence[float], base: Sequence[float]) -> _Found:
+    # What both share cancels in the rounds' ratios, so only theirs counts; but a throttled device does not pass.
+    ratios = [value / other for value, other in zip(values, base, strict=True)]
+    modes = difference.modes
+    if modes is None:
+        sides = [stability(values), stability(base)]
+        fallen = session_fall(values, base)
+        thrown = [fallen] if fallen else [reason for side in sides if side.throttled for reason in side.reasons]
+        clustered = [reason for side in sides if side.clusters for reason in side.reasons]
+        noted = []
+    else:
+        ratios = modes.put_right(ratios, difference.step)
+        fallen = modes.in_time() or session_fall(values, base, modes.levels)
+        thrown = [fallen] if fallen else []
+        uneven = modes.uneven()
+        clustered = [uneven] if uneven else []
+        noted = [modes.text(difference.step)]
+    state = stability(ratios)
+    if thrown:
+        state = Stability(throttled=True, reasons=thrown)
+    elif clustered and (modes is not None or not state.stable):
+        # A ratio of clusters has more than two clusters; its sides say it better.
+        state = Stability(clusters=True, reasons=clustered)
+    else:
+        state = replace(state, reasons=[*noted, *state.reasons])
+    low, high = math.log(min(ratios)), math.log(max(ratios))
+    nearest = max(low, -high)
+    return _Found(state, nearest > 0, nearest > high - low)
+
+
+def _not_in_turn(values: Sequence[float], base: Sequence[float]) -> _Found:
+    edge = changed_at_the_edge(values, base)
+    if edge is not None:
+        state = Stability(throttled=True, reasons=[edge])
+    else:
+        sides = [stability(values), stability(base)]
+        state = Stability(
+            drifts=any(side.drifts for side in sides),
+            scatters=any(side.scatters for side in sides),
+            throttled=any(side.throttled for side in sides),
+            clusters=any(side.clusters for side in sides),
+            reasons=[reason for side in sides for reason in side.reasons],
+        )
+    gap = math.log(max(min(values) / max(base), min(base) / max(values)))
+    width = math.log(max(max(side) / min(side) for side in (values, base)))
+    return _Found(state, gap > 0, gap > width)
 
 
 def _difference(
-    ratio: float, centre: float, error: float, freedom: float, n: int, *, paired: bool, allowance: float = 0.0
+    ratio: float,
+    found: Centre,
+    n: int,
+    *,
+    paired: bool,
+    allowance: float = 0.0,
+    modes: Modes | None = None,
+    step: float = 0.0,
 ) -> Difference:
-    beyond = max(0.0, abs(centre) - math.log1p(allowance))
-    p = student_p(beyond / error, freedom) if error > 0 else float(beyond == 0)
-    made = Difference(ratio, None, None, p, n, paired, centre, error, freedom)
+    beyond = max(0.0, abs(found.value) - math.log1p(allowance))
+    p = student_p(beyond / found.error, found.freedom) if found.error > 0 else float(beyond == 0)
+    made = Difference(ratio, None, None, p, n, paired, found.value, found.error, found.freedom, modes, step)
     low, high = made.interval() or (None, None)
-    return Difference(ratio, low, high, p, n, paired, centre, error, freedom)
-
-
-def _trimmed(values: Sequence[float]) -> tuple[float, float, float]:
-    """Trimmed mean, its standard error from the winsorized variance, and degrees of freedom (Yuen 1974)."""
-    n = len(values)
-    cut = int(TRIMMED * n) if n >= _MIN_TRIMMED else 0
-    ordered = sorted(values)
-    kept = ordered[cut : n - cut]
-    winsorized = [kept[0]] * cut + kept + [kept[-1]] * cut
-    held = len(kept)
-    error = math.sqrt(squares(winsorized) / (held * (held - 1)))
-    if cut:
-        error *= 1 + _TRIMMED_WIDER / held
-    return math.fsum(kept) / held, error, held - 1
+    return replace(made, low=low, high=high)
 
 
 def _inflation(values: Sequence[float]) -> float:

@@ -133,6 +133,8 @@ def _fastest(runs: Sequence[RunData], rows: Sequence[Row], kind: str, question: 
         figure = f"{formats.number(first.median_tok_s)} and {formats.number(rival.median_tok_s)} tok/s"
         why = "; ".join([ratio.verdict, *ratio.reasons])
         because = f"{setting}; not told apart: {times} ({why})"
+    elif ratio.reasons:
+        because += f" ({'; '.join(ratio.reasons)})"
     if ratio.pairing != "in turn":
         because += f"; {ratio.pairing}"
     return Answer(question, answer, figure, because)

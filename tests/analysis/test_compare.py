@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from data_runs import Session, bundle, device
+from data_runs import Session, bundle, device, tell_clock
 
 from edgekit.analysis import metrics
 from edgekit.analysis.compare import compare
@@ -15,6 +15,13 @@ from edgekit.analysis.load import RunData, load_run
 from edgekit.errors import InputError
 from edgekit.schema import codec
 from edgekit.schema.run import Run
+
+LATER = {"name": "2026-01-06T100000-def456", "began": "2026-01-06T10:00:00Z"}
+
+
+def clock(run: Path, khz: int) -> None:
+    for launch in range(1, 6):
+        tell_clock(run, launch, [khz, None, khz])
 
 
 def load(session: Session) -> list[RunData]:
@@ -102,7 +109,7 @@ def test_few_rounds_in_turn_are_not_said_to_be_out_of_turn(tmp_path: Path) -> No
 
 def test_runs_of_two_sessions_say_so(tmp_path: Path) -> None:
     one = load(Session(tmp_path, bundles=[bundle("w8")]))
-    two = load(Session(tmp_path, bundles=[bundle("w4")], name="2026-01-06T100000-def456"))
+    two = load(Session(tmp_path, bundles=[bundle("w4")], **LATER))
     ratios = [row.ratio for row in compare([*one, *two]).rows[4:]]
     assert {ratio.pairing for ratio in ratios} == {"not measured in turn"}
     assert not any(ratio.paired for ratio in ratios)
@@ -112,11 +119,48 @@ def test_runs_of_two_sessions_say_so(tmp_path: Path) -> None:
 def test_only_a_large_difference_is_called_one_between_sessions(tmp_path: Path, factor: float, verdicts: set) -> None:
     same = {"bundles": [bundle("w8")], "threads": (1,), "noise": 0.002}
     one = load(Session(tmp_path, **same))
-    two = load(Session(tmp_path, **same, name="2026-01-06T100000-def456", factor={"w8": factor}, seed=2))
+    two = load(Session(tmp_path, **same, **LATER, factor={"w8": factor}, seed=2))
     rows = compare([*one, *two]).rows[2:]
     assert {row.ratio.verdict for row in rows} == verdicts
     # The interval alone would call both a difference.
     assert all(row.ratio.low > 1 for row in rows)
+
+
+def test_what_is_slower_in_a_later_session_may_be_throttled_unless_the_device_tells_its_clock(tmp_path: Path) -> None:
+    same = {"bundles": [bundle("w8")], "threads": (1,), "noise": 0.002}
+    [one] = Session(tmp_path, **same).write()
+    [two] = Session(tmp_path, **same, **LATER, factor={"w8": 0.8}, seed=2).write()
+
+    def found(*paths: Path) -> set[tuple[str, str | None]]:
+        rows = compare([load_run(path) for path in paths]).rows[2:]
+        return {(row.ratio.verdict, row.ratio.unless_throttled) for row in rows}
+
+    assert found(one, two) == {("unstable", "slower")}
+    assert found(two, one) == {("unstable", "faster")}
+    [reason, _] = [row.ratio.reasons[0] for row in compare([load_run(one), load_run(two)]).rows[2:]]
+    assert reason.startswith("what was measured later is slower: so it is where the device was throttled")
+    clock(one, 2_000_000)
+    assert found(one, two) == {("unstable", "slower")}, "both must tell"
+    clock(two, 1_990_000)
+    assert found(one, two) == {("slower", None)}
+    assert found(two, one) == {("faster", None)}
+
+
+def test_a_lower_clock_in_a_later_session_is_no_difference(tmp_path: Path) -> None:
+    [one] = Session(tmp_path, bundles=[bundle("w8")], threads=(1,), noise=0.002).write()
+    [two] = Session(tmp_path, bundles=[bundle("w8")], threads=(1,), noise=0.002, **LATER, factor={"w8": 0.8}).write()
+    clock(one, 2_000_000)
+    clock(two, 1_600_000)
+    rows = compare([load_run(one), load_run(two)]).rows[2:]
+    assert {(row.ratio.verdict, row.ratio.unless_throttled) for row in rows} == {("unstable", "slower")}
+
+
+def test_what_is_faster_in_a_later_session_is_faster(tmp_path: Path) -> None:
+    same = {"bundles": [bundle("w8")], "threads": (1,), "noise": 0.002}
+    one = load(Session(tmp_path, **same, factor={"w8": 0.8}))
+    two = load(Session(tmp_path, **same, **LATER, seed=2))
+    assert {row.ratio.verdict for row in compare([*one, *two]).rows[2:]} == {"faster"}
+    assert {row.ratio.verdict for row in compare([*two, *one]).rows[2:]} == {"slower"}
 
 
 def test_runs_that_shared_their_machine_get_no_ratio_but_a_reason(tmp_path: Path) -> None:

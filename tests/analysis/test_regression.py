@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from data_runs import Session, bundle, device
+from data_runs import Session, bundle, device, tell_clock
 
 from edgekit.analysis.compare import compare
 from edgekit.analysis.comparison import Comparison
@@ -14,7 +14,6 @@ from edgekit.analysis.limited import lowered_limits
 from edgekit.analysis.load import load_run
 from edgekit.analysis.regression import Limit, parse_limit, regressions
 from edgekit.errors import InputError
-from edgekit.schema.event import ConditionSamples, Sensor, Sensors
 from edgekit.schema.plan import Trial
 
 
@@ -89,27 +88,13 @@ def test_limits_read_as_they_are_written() -> None:
         assert str(parse_limit(text)) == text
 
 
-def limit_clock(run: Path, launch: int, values: list[int | None]) -> None:
-    """Make the launch report a clock limit, kHz, sample by sample."""
-    events = run / "launches" / f"{launch:03d}" / "events.jsonl"
-    first, *rest = events.read_bytes().splitlines(keepends=True)
-    at = msgspec.json.decode(first)["t"]
-    sensor = Sensor(kind="frequency_limit", name="cpu0-3", unit="kHz", source="/sys/policy0/scaling_max_freq")
-    times = [at + index for index in range(len(values))]
-    told = [
-        Sensors(t=at, sensors=[sensor], unreadable=[]),
-        ConditionSamples(t=times[-1], first=0, at_ns=times, took_ns=[0] * len(values), values=[values]),
-    ]
-    events.write_bytes(first + b"".join(msgspec.json.encode(event) + b"\n" for event in told) + b"".join(rest))
-
-
 def test_a_clock_that_the_kernel_lowered_forbids_a_verdict(tmp_path: Path) -> None:
     paths = Session(tmp_path, bundles=[bundle("w8"), bundle("w4")], threads=(1,)).write()
     before = compare([load_run(path) for path in paths])
     assert [row.ratio.verdict for row in before.rows[2:]] == ["slower", "faster"]
     for path in paths:
         for launch in range(1, 6):
-            limit_clock(path, launch, [2_400_000, None, 2_400_000])
+            tell_clock(path, launch, [2_400_000, None, 2_400_000], kind="frequency_limit")
     # A steady limit is the device as it is.
     assert [row.ratio.verdict for row in compare([load_run(path) for path in paths]).rows[2:]] == ["slower", "faster"]
     events = paths[1] / "launches" / "001" / "events.jsonl"
@@ -119,3 +104,18 @@ def test_a_clock_that_the_kernel_lowered_forbids_a_verdict(tmp_path: Path) -> No
     assert lowered_limits(runs, 1) == [reason]
     assert {(row.ratio.verdict, *row.ratio.reasons) for row in compare(runs).rows[2:]} == {("unstable", reason)}
     assert lowered_limits(runs, 2) == []
+
+
+def test_what_may_be_throttling_fails_a_limit_and_says_so(tmp_path: Path) -> None:
+    same = {"bundles": [bundle("w8")], "threads": (1,), "noise": 0.002}
+    [one] = Session(tmp_path / "a", **same).write()
+    [two] = Session(tmp_path / "b", **same, name="second", began="2026-01-06T10:00:00Z", factor={"w8": 0.8}).write()
+    comparison = compare([load_run(one), load_run(two)])
+    assert {row.ratio.verdict for row in comparison.rows[2:]} == {"unstable"}
+    found = regressions(comparison, [parse_limit("slower:3%")])
+    assert len(found) == 2
+    assert all("unless the device was throttled in between: measure in turn" in entry.message for entry in found)
+    assert regressions(comparison, [parse_limit("slower:30%")]) == []
+    # The other way round the later one is the baseline: nothing is slower than it.
+    swapped = compare([load_run(two), load_run(one)])
+    assert regressions(swapped, [parse_limit("slower:3%")]) == []

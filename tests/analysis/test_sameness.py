@@ -19,10 +19,13 @@ from edgekit.schema import codec
 from edgekit.schema.run import Launch, Run
 
 
+LATER = {"name": "second", "began": "2026-01-06T10:00:00Z"}
+
+
 def two_sessions(tmp_path: Path, **second: object) -> list[Path]:
     """A session of w8, and one of w4, which decodes much faster."""
     [one] = Session(tmp_path / "a", bundles=[bundle("w8")], threads=(1,)).write()
-    [other] = Session(tmp_path / "b", bundles=[bundle("w4")], threads=(1,), name="second", **second).write()
+    [other] = Session(tmp_path / "b", bundles=[bundle("w4")], threads=(1,), **LATER, **second).write()
     return [one, other]
 
 
