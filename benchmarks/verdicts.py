@@ -38,6 +38,8 @@ def verdicts(
     """
     ours, theirs = sessions(device, count=count, rounds=rounds, effect=effect, seed=seed, in_turn=in_turn)
     pairs = list(zip(ours.tolist(), theirs.tolist(), strict=True))
+    # The devices tell no clock, and ours is measured later.
+    doubtful: tuple[statistics.Verdict, ...] = () if in_turn else ("slower",)
     found: Counter[str] = Counter()
     for first in range(0, count, family):
         group = pairs[first : first + family]
@@ -50,7 +52,7 @@ def verdicts(
         corrected = statistics.holm([difference.p for difference in differences if difference.p is not None])
         told = False
         for difference, p, (values, base) in zip(differences, corrected, group, strict=True):
-            verdict, _ = statistics.judge(difference, p, values, base, doubtful=() if in_turn else ("slower",))
+            verdict, _ = statistics.judge(difference, p, values, base, doubtful=doubtful)
             found[verdict] += 1
             told |= verdict in ("faster", "slower")
         if family > 1:

@@ -1,8 +1,8 @@
 """Two modes of a device: each launch ends up in a fast or a slow one, whatever runs in it.
 
-Where memory came to lie, or which cores were taken, decides of a launch and not of a bundle. Launches of both bundles are
-then compared mode by mode: a pair of one fast and one slow launch is put right by the step between the modes, which all
-pairs tell together.
+Where memory came to lie, or which cores were taken, decides of a launch and not of a bundle. Launches of both bundles
+are then compared mode by mode: a pair of one fast and one slow launch is put right by the step between the modes, which
+all pairs tell together.
 """
 
 from __future__ import annotations

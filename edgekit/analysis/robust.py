@@ -1,8 +1,8 @@
 """The centre of few samples with its standard error, where some of them may be stalls.
 
-Huber's M-estimate (P. J. Huber, Robust estimation of a location parameter, 1964; studentized as in Huber, 1970): samples
-further than ``BEND`` robust standard deviations from the centre are drawn in to there. One regressor with the values -1, 0
-and 1 may be fitted beside the centre.
+Huber's M-estimate (P. J. Huber, Robust estimation of a location parameter, 1964; its t after Huber, Studentizing robust
+estimates, 1970): samples further than ``BEND`` robust standard deviations from the centre are drawn in to there. One
+regressor with the values -1, 0 and 1 may be fitted beside the centre.
 """
 
 from __future__ import annotations

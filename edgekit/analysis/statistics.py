@@ -93,7 +93,7 @@ class Difference:
         if self.p is None:
             return None
         half = student_quantile((1 - CONFIDENCE) / comparisons, round(self.freedom, 6)) * self.error
-        # The median of a skewed sample can lie outside its trimmed mean's interval, which would confuse.
+        # The median of a skewed sample can lie outside the interval of its centre, which would confuse.
         return min(math.exp(self.centre - half), self.ratio), max(math.exp(self.centre + half), self.ratio)
 
 

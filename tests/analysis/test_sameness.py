@@ -18,7 +18,6 @@ from edgekit.errors import InputError
 from edgekit.schema import codec
 from edgekit.schema.run import Launch, Run
 
-
 LATER = {"name": "second", "began": "2026-01-06T10:00:00Z"}
 
 
