@@ -3,7 +3,7 @@
 Three steps, each of which goes on where an interrupted one stopped:
 
     python -m benchmarks.estimates export             # the bundles (half an hour on two busy cores)
-    python -m benchmarks.estimates measure --minutes 5  # some shapes; repeat until it says that all are measured
+    python -m benchmarks.estimates measure --minutes 5  # some sessions; repeat until it says that all are measured
     python -m benchmarks.estimates condense           # profiles/measurements/NAME.json
 
 `edgekit estimate --proof NAME` then predicts each shape from the others.
@@ -109,26 +109,27 @@ def export(plan: dict[str, Any], folder: Path) -> None:
             print(f"{source}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
 
 
-def measure(plan: dict[str, Any], folder: Path, minutes: float, repetitions: int | None, threads: int | None) -> bool:
-    """Measure shapes that were not, one session each, until the time is over; whether all are measured then."""
+def measure(plan: dict[str, Any], folder: Path, minutes: float, threads: int | None) -> bool:
+    """Measure what was not, one session a shape and pass, until the time is over; whether all is measured then.
+
+    Passes go over all shapes in turn: what else the machine does changes over minutes, and would fall on one shape.
+    """
     import edgekit
     from edgekit.schema.protocol import Protocol
 
-    own = {key: plan[key] for key in ("prompts", "generates", "depths", "decode_depths", "threads")}
+    own = {key: plan[key] for key in ("prompts", "generates", "depths", "decode_depths", "threads", "repetitions")}
     if threads is not None:
         own["threads"] = [threads]
     protocol = Protocol(
         schema_version=Protocol.SCHEMA_VERSION,
         name=plan["name"],
         title="runs for the proof of the estimator",
-        repetitions=repetitions or plan["repetitions"],
         find_warmup=False,
         **own,
     )
     begun = time.monotonic()
     longest = 0.0
-    for source, recipes in shapes(plan):
-        runs = folder / "runs" / parse_arch(source).name
+    for source, recipes, runs in sessions(plan, folder):
         if (runs / DONE).exists():
             continue
         if time.monotonic() - begun + longest > minutes * 60:
@@ -143,7 +144,14 @@ def measure(plan: dict[str, Any], folder: Path, minutes: float, repetitions: int
         (runs / DONE).write_text("")
         longest = max(longest, time.monotonic() - started)
         print(f"{source}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-    return all((folder / "runs" / parse_arch(source).name / DONE).exists() for source, _ in shapes(plan))
+    return all((runs / DONE).exists() for _, _, runs in sessions(plan, folder))
+
+
+def sessions(plan: dict[str, Any], folder: Path) -> Iterator[tuple[str, dict[str, list[str]], Path]]:
+    """Each session of each pass: the shape's source, its recipes by runtime, and where its runs are."""
+    for number in range(plan["passes"]):
+        for source, recipes in shapes(plan):
+            yield source, recipes, folder / "runs" / parse_arch(source).name / str(number)
 
 
 def condense_runs(plan: dict[str, Any], folder: Path) -> Path:
@@ -155,8 +163,8 @@ def condense_runs(plan: dict[str, Any], folder: Path) -> Path:
 
     runs = [
         (source, load_run(run.parent))
-        for source, _ in shapes(plan)
-        for run in sorted((folder / "runs" / parse_arch(source).name).glob("*/run.json"))
+        for source, _, path in sessions(plan, folder)
+        for run in sorted(path.glob("*/run.json"))
     ]
     found = condense(runs, name=plan["name"], title=plan["title"], remarks=plan.get("remarks"))
     path = profiles_dir() / "measurements" / f"{plan['name']}.json"
@@ -170,14 +178,13 @@ def main() -> None:
     parser.add_argument("step", choices=["export", "measure", "condense"])
     parser.add_argument("--folder", type=Path, default=Path("build/estimates"))
     parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--repetitions", type=int, help="rounds of each test [default: the plan's]")
     parser.add_argument("--threads", type=int, help="measure with so many threads only [default: the plan's]")
     options = parser.parse_args()
     plan = read_plan()
     if options.step == "export":
         export(plan, options.folder / "bundles")
     elif options.step == "measure":
-        done = measure(plan, options.folder, options.minutes, options.repetitions, options.threads)
+        done = measure(plan, options.folder, options.minutes, options.threads)
         print("all are measured" if done else "some are left to measure: run it again", file=sys.stderr)
 
     else:

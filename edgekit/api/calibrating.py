@@ -112,8 +112,9 @@ def calibrate(
 def fit_profile(runs: Sequence[str | Path], *, out: str | Path | None = None) -> CalibrationOutcome:
     """Fit what runtimes take on a device to runs that were measured there, and store it in the device's profile.
 
-    Estimates for the device then use these rates: a time for each kind of weights, for the cache, attention and what
-    lies between products, and for each block; with intervals from predicting each model from the others.
+    Estimates for the device then use these rates: a time for each kind of weights, from the last cache and from memory,
+    for the KV cache, attention and what lies between products, for each block and pass. Their intervals come from
+    predicting each model from the others.
 
     Args:
         runs: run directories of one device; at least three different models of a runtime with one number of threads.

@@ -74,7 +74,7 @@ def rates_table(profile: DeviceProfile) -> Table:
         {"runtime": rates.runtime, "threads": rates.threads, "work": name, "rate": 1 / value if value else None}
         for rates in profile.fitted
         for name, value in rates.seconds.items()
-        if name not in ("blocks", "shared")
+        if name not in ("blocks", "passes", "shared")
     ]
     columns = [
         column("runtime", "runtime"),
@@ -83,7 +83,9 @@ def rates_table(profile: DeviceProfile) -> Table:
         column("rate", "1e9 bytes, multiply-adds or elements a second", formats.number, right=True),
     ]
     notes = [
-        f"{rates.runtime}, {rates.threads} threads: {rates.seconds.get('blocks', 0) * 1e6:.1f} us a block; "
+        f"{rates.runtime}, {rates.threads} threads: {rates.seconds.get('blocks', 0) * 1e6:.1f} us a block, "
+        f"{rates.seconds.get('passes', 0) * 1e6:.1f} us a pass, {rates.seconds.get('shared', 0) * 1000:.0f} MB kept by "
+        f"the last cache; "
         f"{rates.tests} tests of {rates.models} models, each predicted from the others: decode off by "
         f"{rates.decode_spread:.1%}, prefill by {rates.prefill_spread:.1%} (root mean square)."
         for rates in profile.fitted

@@ -6,12 +6,13 @@ What the parts follow from was counted page by page on Linux x86_64 (onnxruntime
   copies, whose file pages go when they are read. A tied matrix is mapped once for the head and once for the embedding.
 - ExecuTorch maps the program; XNNPACK packs every product's weights into private copies and lets the file's pages go.
 - Of an embedding only the pages around the rows that were looked up are resident.
-- Activations are the longest pass's tokens times the values that are alive or kept by the runtime's allocator, of which
-  the widest (gate and up, or query, key and value) are most; XNNPACK holds an old workspace while it makes a larger.
+- Activations are the longest pass's tokens times the values that are alive or kept by the runtime's allocator, as a
+  multiple of the widest of them (gate and up, or query, key and value).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from edgekit.analysis.accounting.decoder import Decoder
@@ -23,24 +24,33 @@ from edgekit.schema.recipe import RecipeProfile
 #: Bytes that become resident around a row of a mapped file: 64 KiB (fault_around_bytes) at least, more where the page
 #: cache holds larger folios. Seen: 80 to 800 KiB on Linux 6.
 FAULT_AROUND = 640 * 1024
-#: Values that the longest pass holds for each token, as multiples of the widest value between operators, of the
-#: model's width, and of queries, keys and values together; by runtime and whether activations are rounded to 8 bits.
-_LIVE = {
-    ("onnxruntime", False): (3.5, 0.0, 0.0),
-    ("onnxruntime", True): (3.5, 0.0, 0.0),
-    ("executorch", False): (2.8, 7.5, 2.3),
-    ("executorch", True): (3.1, 15.0, 0.0),
-}
-#: What a runtime keeps of each layer's operators and their packed biases and norms.
-_PER_LAYER = {"onnxruntime": 100 << 10, "executorch": 120 << 10}
-#: What onnxruntime's allocator keeps besides where it packs 32-bit weights.
-_PACKING = 3 << 20
 _FLOAT = 4
 #: Lookups after which a whole table is resident.
 MANY_TOKENS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a runtime holds beside weights and cache: the only amounts of memory that are fitted."""
+
+    #: Bytes, whatever the model.
+    process: float
+    #: Bytes for each layer: its operators, packed biases and norms.
+    layer: float
+    #: Values for each token of the longest pass, as multiples of the widest value between operators; ``rounded`` where
+    #: activations are rounded to 8 bits (ExecuTorch) or weights are quantized (onnxruntime).
+    live: float
+    live_rounded: float
+
+
+#: Fitted to our own runs (`edgekit estimate --proof x86-2-cores` fits them again, without the shape that it predicts).
+HELD = {
+    "onnxruntime": Held(process=37.1e6, layer=0.103e6, live=3.67, live_rounded=3.16),
+    "executorch": Held(process=14.8e6, layer=0.047e6, live=3.83, live_rounded=4.90),
+}
 #: What a runtime takes whatever the model, in bytes, and the spread of the whole beside what was measured (a standard
-#: deviation of the logarithm): medians over our own runs (`edgekit estimate --proof x86-2-cores`).
-PROCESS_BYTES = {"onnxruntime": 35 << 20, "executorch": 10 << 20}
+#: deviation of the logarithm).
+PROCESS_BYTES = {runtime: int(held.process) for runtime, held in HELD.items()}
 SPREAD = {"onnxruntime": 0.05, "executorch": 0.05}
 
 
@@ -69,7 +79,9 @@ class Resident:
         return self.weights_file + self.weights_private + self.kv_cache + self.activations
 
 
-def resident(decoder: Decoder, recipe: RecipeProfile, runtime: str, request: Request) -> Resident:
+def resident(
+    decoder: Decoder, recipe: RecipeProfile, runtime: str, request: Request, held: Held | None = None
+) -> Resident:
     """Memory of a bundle's process at its fullest.
 
     Args:
@@ -77,6 +89,7 @@ def resident(decoder: Decoder, recipe: RecipeProfile, runtime: str, request: Req
         recipe: how it is stored.
         runtime: what runs it.
         request: what it has done.
+        held: what the runtime holds beside weights and cache; None: as fitted to our own runs.
 
     Raises:
         UnsupportedError: recipe and runtime do not go together.
@@ -84,9 +97,23 @@ def resident(decoder: Decoder, recipe: RecipeProfile, runtime: str, request: Req
     """
     formats = formats_of(decoder, recipe, runtime)
     classes = stored_bytes(decoder, recipe, runtime=runtime, context=request.context).classes
-    if runtime == "executorch":
-        return _executorch(decoder, formats, classes, request)
-    return _onnxruntime(decoder, formats, classes, request)
+    held = held or HELD[runtime]
+    found = (_executorch if runtime == "executorch" else _onnxruntime)(decoder, formats, classes, request)
+    plain, rounded = held_values(decoder, formats, runtime, request)
+    passing = (decoder.state_elements + decoder.vocabulary) * _FLOAT
+    return dataclasses.replace(
+        found,
+        weights_private=found.weights_private + int(held.layer * len(decoder.layers)),
+        activations=int(held.live * plain + held.live_rounded * rounded) + passing,
+    )
+
+
+def held_values(decoder: Decoder, formats: Formats, runtime: str, request: Request) -> tuple[int, int]:
+    """Bytes of the widest value of the longest pass, as plain and as rounded activations: one of them is zero."""
+    size = max(layer.widest for layer in decoder.layers) * max(request.longest_pass, 1) * _FLOAT
+    linear = formats.linear.scheme
+    rounded = linear == "dynamic" if runtime == "executorch" else linear != "float"
+    return (0, size) if rounded else (size, 0)
 
 
 def looked_up(table_bytes: int, tokens: int) -> int:
@@ -109,10 +136,7 @@ def _onnxruntime(decoder: Decoder, formats: Formats, classes: dict[str, int], re
         else:
             mapped += weights
     working = working_bytes(decoder, context=request.context, prompt=request.longest_pass, filled=request.filled)
-    activations = _activations(decoder, "onnxruntime", formats.linear.scheme != "float", request)
-    private += _PER_LAYER["onnxruntime"] * len(decoder.layers)
-    activations += _PACKING if formats.linear.scheme == "float" else 0
-    return Resident(mapped, private, working.kv_touched, activations)
+    return Resident(mapped, private, working.kv_touched, 0)
 
 
 def _executorch(decoder: Decoder, formats: Formats, classes: dict[str, int], request: Request) -> Resident:
@@ -123,14 +147,4 @@ def _executorch(decoder: Decoder, formats: Formats, classes: dict[str, int], req
     mapped = looked_up(embedding, request.tokens) + classes.get("rotary tables", 0) + classes["graph"]
     # A cache position holds all heads of a token: whole rows are touched.
     cache = decoder.cache_elements(request.filled) * _FLOAT
-    private += _PER_LAYER["executorch"] * len(decoder.layers)
-    dynamic = formats.linear.scheme == "dynamic"
-    return Resident(mapped, private, cache, _activations(decoder, "executorch", dynamic, request))
-
-
-def _activations(decoder: Decoder, runtime: str, rounded: bool, request: Request) -> int:
-    widest = max(layer.widest for layer in decoder.layers)
-    heads = max((2 * at.kv_heads + at.heads) * at.head_dim for at in decoder.attentions) if decoder.attentions else 0
-    of_widest, of_width, of_heads = _LIVE[runtime, rounded]
-    values = of_widest * widest + of_width * decoder.hidden + of_heads * heads
-    return int(values * max(request.longest_pass, 1) + decoder.state_elements + decoder.vocabulary) * _FLOAT
+    return Resident(mapped, private, cache, 0)

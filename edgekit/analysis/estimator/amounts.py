@@ -22,13 +22,14 @@ _BEFORE_THE_CUT = frozenset({"query", "key", "value"})
 
 #: Kinds of weights. ``dynamic`` ones are multiplied by activations rounded to 8 bits where the others' kernels choose.
 KINDS: Final = ("float32", "int8", "int4", "int8 dynamic", "int4 dynamic")
-#: Amounts that are there whatever the weights' kind: bytes of the KV cache read by a decode step, multiply-adds of a
-#: prefill's attention, elements between its operators, multiply-adds of products whose rows of activations are too
-#: long for a core's first cache, and blocks passed.
-OTHERS: Final = ("cache", "attention", "elements", "wide", "blocks")
-#: Bytes of weights that a pass reads in all: those beyond the processor's last cache cost more (``BEYOND``).
+#: Amounts that are there whatever the weights' kind: bytes of the KV cache read by a decode step, its attention's
+#: multiply-adds (each head by itself, also where heads share keys), multiply-adds of a prefill's attention, elements
+#: between its operators, multiply-adds of products whose rows of activations are too long for a core's first cache,
+#: blocks passed, and the pass itself.
+OTHERS: Final = ("cache", "attend", "attention", "elements", "wide", "blocks", "passes")
+#: Bytes of weights that a pass reads in all: what the processor's last cache does not keep of them is read from memory.
 WEIGHTS: Final = "weights"
-#: Seconds for 1e9 bytes beyond the last cache, and that cache's share that a process keeps, in 1e9 bytes.
+#: What bytes from memory take longer than those from the last cache, by kind; and the bytes that the cache keeps, 1e9.
 BEYOND: Final = "beyond"
 SHARED: Final = "shared"
 #: Columns from which the few rows of 32-bit activations that a kernel works on (7 with AVX-512) fill a first cache of
@@ -56,7 +57,7 @@ def amounts(decoder: Decoder, formats: Formats, runtime: str, *, new: int, depth
     """Amounts of a pass over ``new`` tokens with ``depth`` in the cache, by names of :data:`NAMES`.
 
     Units: 1e9 bytes (``read``, ``cache``, and ``weights``, which is all of them), 1e9 multiply-adds
-    (``multiply``, ``attention``, ``wide``), 1e9 elements, blocks.
+    (``multiply``, ``attend``, ``attention``, ``wide``), 1e9 elements, blocks, passes.
     """
     found = _Amounts()
 
@@ -83,6 +84,7 @@ def amounts(decoder: Decoder, formats: Formats, runtime: str, *, new: int, depth
         product(matrix.rows, matrix.columns, formats.linear, new)
     product(decoder.head.rows, decoder.head.columns, formats.head, 1)
     found.add("blocks", len(decoder.layers))
+    found.add("passes", 1)
     return dict(found)
 
 
@@ -90,6 +92,7 @@ def _attend(attention: Attention, found: _Amounts, *, new: int, depth: int) -> N
     seen = depth if attention.window is None else min(depth, attention.window)
     if new == 1:
         found.add("cache", 2 * attention.kv_heads * attention.head_dim * (seen + 1) * _FLOAT / GIGA)
+        found.add("attend", 2 * attention.heads * attention.head_dim * (seen + 1) / GIGA)
     else:
         pairs = new * seen + new * (new + 1) / 2
         found.add("attention", 2 * attention.heads * attention.head_dim * pairs / GIGA)

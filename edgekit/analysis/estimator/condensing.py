@@ -70,16 +70,16 @@ def rows_of(source: str, runs: Sequence[RunData]) -> Iterable[OwnRow]:
     with one thread its time on the CPU is taken instead of the time that passed, with several it is left out. Where
     most trials with one thread were disturbed, the fastest stands for them: what others do only adds to it.
     """
-    found: dict[metrics.Test, list[_Sample]] = {}
+    samples_of: dict[metrics.Test, list[_Sample]] = {}
     for data in [data for run in runs for data in run.launches]:
         for trial, result in metrics.counted_trials(data):
             test = metrics.key_of(trial, data.launch.threads)
-            found.setdefault(test, []).append(_sample(test, result))
+            samples_of.setdefault(test, []).append(_sample(test, result))
     warm = sorted(seconds for run in runs for seconds in metrics.load_times(run).warm)
     last = runs[-1]
-    for threads in sorted({test.threads for test in found}):
+    for threads in sorted({test.threads for test in samples_of}):
         tests = []
-        for test, samples in sorted(found.items(), key=lambda item: item[0].order):
+        for test, samples in sorted(samples_of.items(), key=lambda item: item[0].order):
             if test.threads == threads and (made := _test(test, samples)):
                 tests.append(made)
         yield OwnRow(
@@ -92,7 +92,8 @@ def rows_of(source: str, runs: Sequence[RunData]) -> Iterable[OwnRow]:
             kernels=list(metrics.kernels_used(last)),
             load_s=_median(warm) if warm else None,
             tests=tests,
-            memory=_memory(last, threads),
+            # The order of tests differs from launch to launch, and with it what is held at the fullest moment.
+            memory=max((found for run in runs if (found := _memory(run, threads))), key=_peak, default=None),
         )
 
 
@@ -123,6 +124,10 @@ def _test(test: metrics.Test, samples: Sequence[_Sample]) -> OwnTest | None:
         samples=len(seconds),
         clock="passed" if mostly or test.threads > 1 else "on CPU",
     )
+
+
+def _peak(memory: OwnMemory) -> int:
+    return memory.peak
 
 
 def _memory(run: RunData, threads: int) -> OwnMemory | None:

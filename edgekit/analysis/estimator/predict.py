@@ -161,16 +161,17 @@ def _energy(device: DeviceProfile, token: Figure) -> tuple[Figure, ...]:
 
 #: What limits each kind of work.
 _BOUNDS = dict.fromkeys(("read", "cache", "elements", "beyond"), "bandwidth") | {"multiply": "compute"}
-_BOUNDS |= {"attention": "compute", "wide": "compute", "blocks": "overhead"}
+_BOUNDS |= {"attend": "compute", "attention": "compute", "wide": "compute", "blocks": "overhead", "passes": "overhead"}
 _UNITS = {"read": "GB", "cache": "GB", "multiply": "G multiply-adds", "attention": "G multiply-adds"}
-_UNITS |= {"wide": "G multiply-adds", "beyond": "GB", "elements": "G elements", "blocks": "blocks"}
+_UNITS |= {"attend": "G multiply-adds", "wide": "G multiply-adds", "beyond": "GB from memory", "elements": "G elements"}
+_UNITS |= {"blocks": "blocks", "passes": "passes"}
 
 
 def _time(name: str, work: Mapping[str, float], rates: Mapping[str, float], factor: float) -> Figure:
     terms = []
     for what, amount, rate in priced(work, rates):
         kind = what.partition(" ")[0]
-        each = f"{rate * 1e6:.3g} us" if kind == "blocks" else f"{1 / rate:.3g} G/s" if rate else "nothing"
+        each = f"{rate * 1e6:.3g} us" if kind in ("blocks", "passes") else f"{1 / rate:.3g} G/s" if rate else "nothing"
         terms.append(Term(what, amount * rate, f"{amount:.4g} {_UNITS[kind]} at {each}"))
     by_bound: dict[str, float] = {}
     for term in terms:

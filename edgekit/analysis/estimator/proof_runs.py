@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgekit.analysis.accounting.families import decoder_of
-from edgekit.analysis.accounting.resident import Request, resident
+from edgekit.analysis.accounting.formats import formats_of
+from edgekit.analysis.accounting.resident import Held, Request, held_values, resident
 from edgekit.analysis.configurations import configuration
 from edgekit.analysis.distributions import student_quantile
-from edgekit.analysis.estimator.fitting import MIN_MODELS, Case, cases_of, left_out
+from edgekit.analysis.estimator.fitting import MIN_MODELS, Case, cases_of, enough_models, left_out
 from edgekit.analysis.estimator.proof import Prediction, Proof, Summary
 from edgekit.errors import InputError
 from edgekit.schema.own_runs import OwnRow, OwnRuns
@@ -39,23 +40,21 @@ def proof_of_runs(data: OwnRuns) -> Proof:
     return Proof(predictions, summarize_runs(predictions), data.remarks)
 
 
-def leave_one_shape_out(data: OwnRuns, prior: Mapping[str, float] | None = None) -> list[Prediction]:
+def leave_one_shape_out(data: OwnRuns) -> list[Prediction]:
     """Predict every test of every shape, and its memory, from all other shapes.
 
-    Times are fitted for each runtime and number of threads: a rate for each kind of weights, for the cache, attention
-    and what lies between products, and a time for each block. Memory is the accounting alone and one amount for the
-    process, from the other shapes.
+    Times are fitted for each runtime and number of threads: rates for each kind of weights (from the last cache and
+    from memory), for the KV cache, attention and what lies between products, and a time for each block and pass; one
+    size of the last cache for the device. Memory is the accounting and four
+    amounts for a runtime (:class:`~edgekit.analysis.accounting.resident.Held`), from the other shapes.
 
     Raises:
         InputError: runs of fewer than :data:`~edgekit.analysis.estimator.fitting.MIN_MODELS` shapes.
     """
-    cases = cases_of(data.rows)
-    if len({case.source for case in cases}) < MIN_MODELS:
+    cases = enough_models(cases_of(data.rows))
+    if not cases:
         raise InputError(f"proof on {data.name}: it has runs of fewer than {MIN_MODELS} shapes")
-    found: list[Prediction] = []
-    for runtime, threads in sorted({(case.runtime, case.threads) for case in cases}):
-        own = [case for case in cases if (case.runtime, case.threads) == (runtime, threads)]
-        found += _times(own, prior)
+    found = _times(cases)
     for runtime in sorted({row.runtime for row in data.rows}):
         found += _memory([row for row in data.rows if row.runtime == runtime and row.memory], data.context)
     order = list(TARGETS)
@@ -81,25 +80,27 @@ def summarize_runs(predictions: Sequence[Prediction]) -> list[Summary]:
     return found
 
 
-def _times(cases: Sequence[Case], prior: Mapping[str, float] | None) -> list[Prediction]:
-    predicted = left_out(cases, prior)
-    sources = list(dict.fromkeys(case.source for case in cases))
-    factors: dict[tuple[str, str], float] = {}
-    for source in sources:
+def _times(cases: Sequence[Case]) -> list[Prediction]:
+    cases = sorted(cases, key=lambda case: (case.runtime, case.threads))
+    predicted = left_out(cases)
+    factors: dict[tuple[str, str, int, str], float] = {}
+    for source in dict.fromkeys(case.source for case in cases):
         # Errors of predictions for shapes that were left out as well: those are what an interval is about.
         others = [case for case in cases if case.source != source]
-        inner = left_out(others, prior)
-        for kind in ("decode", "prefill"):
-            ratios = [
-                value / case.test.median_s
-                for case, value in zip(others, inner, strict=True)
-                if case.test.kind == kind and value > 0
-            ]
-            factors[source, kind] = _factor(ratios, len(sources) - 1)
+        ratios: dict[tuple[str, int, str], list[float]] = {}
+        for case, value in zip(others, left_out(others), strict=True):
+            ratios.setdefault((case.runtime, case.threads, case.test.kind), []).append(value / case.test.median_s)
+        for group, own in ratios.items():
+            factors[source, *group] = _factor(own, len({case.source for case in others}))
     found = []
     for case, value in zip(cases, predicted, strict=True):
-        factor = factors[case.source, case.test.kind]
-        alike = [other for other in cases if other.name == case.name and other.source != case.source]
+        factor = factors[case.source, case.runtime, case.threads, case.test.kind]
+        alike = [
+            other
+            for other in cases
+            if (other.runtime, other.threads, other.name) == (case.runtime, case.threads, case.name)
+            and other.source != case.source
+        ]
         line = _line([(other.parameters, other.test.median_s) for other in alike])
         found.append(
             Prediction(
@@ -117,43 +118,76 @@ def _times(cases: Sequence[Case], prior: Mapping[str, float] | None) -> list[Pre
     return found
 
 
+@dataclass(frozen=True)
+class _Footprint:
+    """One row's peak, and what of it is known without any fit."""
+
+    row: OwnRow
+    parameters: int
+    peak: int
+    known: int
+    #: What each amount of :class:`Held` is multiplied by.
+    factors: tuple[float, float, float, float]
+
+    def at(self, held: Held) -> float:
+        """The peak with these amounts, bytes."""
+        amounts = (held.process, held.layer, held.live, held.live_rounded)
+        return self.known + sum(factor * amount for factor, amount in zip(self.factors, amounts, strict=True))
+
+
+def _footprint(row: OwnRow, context: int) -> _Footprint:
+    assert row.memory is not None
+    decoder, recipe = decoder_of(configuration(row.source), origin=row.source), load_recipe(row.recipe)
+    memory = row.memory
+    request = Request(context, memory.longest_pass, memory.filled, memory.tokens)
+    known = resident(decoder, recipe, row.runtime, request, Held(0, 0, 0, 0)).without_process
+    values = held_values(decoder, formats_of(decoder, recipe, row.runtime), row.runtime, request)
+    return _Footprint(row, decoder.parameters, memory.peak, known, (1, len(decoder.layers), *values))
+
+
+def fit_held(rows: Sequence[_Footprint]) -> Held:
+    """What a runtime holds beside weights and cache, with the least relative errors."""
+    import numpy as np
+    from scipy.optimize import nnls
+
+    peaks = np.asarray([row.peak for row in rows], float)
+    matrix = np.asarray([row.factors for row in rows]) / peaks[:, None]
+    scale = np.maximum(matrix.max(axis=0), 1e-30)
+    found, _ = nnls(matrix / scale, 1 - np.asarray([row.known for row in rows]) / peaks)
+    return Held(*(float(value) for value in found / scale))
+
+
 def _memory(rows: Sequence[OwnRow], context: int) -> list[Prediction]:
-    known, parameters = [], []
-    for row in rows:
-        decoder = decoder_of(configuration(row.source), origin=row.source)
-        assert row.memory is not None
-        request = Request(
-            context=context,
-            longest_pass=row.memory.longest_pass,
-            filled=row.memory.filled,
-            tokens=row.memory.tokens,
-        )
-        known.append(resident(decoder, load_recipe(row.recipe), row.runtime, request).without_process)
-        parameters.append(decoder.parameters)
-    values = [row.memory.peak for row in rows if row.memory]
+    every = [_footprint(row, context) for row in rows]
     found = []
-    for at, row in enumerate(rows):
-        others = [index for index, other in enumerate(rows) if other.source != row.source]
-        process = _median([values[index] - known[index] for index in others])
-        predicted = known[at] + process
-        ratios = [(known[index] + process) / values[index] for index in others]
-        factor = _factor(ratios, len({rows[index].source for index in others}))
-        alike = [index for index in others if (rows[index].recipe, rows[index].threads) == (row.recipe, row.threads)]
-        line = _line([(parameters[index], values[index]) for index in alike])
+    for item in every:
+        others = [other for other in every if other.row.source != item.row.source]
+        predicted = item.at(fit_held(others))
+        ratios = []
+        for source in dict.fromkeys(other.row.source for other in others):
+            inner = fit_held([other for other in others if other.row.source != source])
+            ratios += [other.at(inner) / other.peak for other in others if other.row.source == source]
+        factor = _factor(ratios, len({other.row.source for other in others}))
+        alike = [other for other in others if _kind(other.row) == _kind(item.row)]
+        line = _line([(other.parameters, other.peak) for other in alike])
         found.append(
             Prediction(
-                row.source.removeprefix("arch:"),
+                item.row.source.removeprefix("arch:"),
                 "memory",
-                values[at] / MIB,
+                item.peak / MIB,
                 predicted / MIB,
                 predicted / factor / MIB,
                 predicted * factor / MIB,
-                line.at(parameters[at]) / MIB,
-                group=row.runtime,
-                setting=f"{row.recipe}, {row.threads} threads",
+                line.at(item.parameters) / MIB,
+                group=item.row.runtime,
+                setting=f"{item.row.recipe}, {item.row.threads} threads",
             )
         )
     return found
+
+
+def _kind(row: OwnRow) -> tuple[str, int]:
+    return row.recipe, row.threads
 
 
 def _factor(ratios: Sequence[float], shapes: int) -> float:
@@ -169,9 +203,3 @@ def _line(points: Sequence[tuple[float, float]]) -> _Line:
     spread = sum((x - x_mean) ** 2 for x, _ in points)
     slope = sum((x - x_mean) * (y - y_mean) for x, y in points) / spread if spread else 0.0
     return _Line(y_mean - slope * x_mean, slope)
-
-
-def _median(values: Sequence[float]) -> float:
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

@@ -47,7 +47,7 @@ def rates_for(device: DeviceProfile, runtime: str, threads: int) -> UsedRates:
     if known.threads != threads:
         # More threads compute more; what they read together is left as it was seen.
         for name in seconds:
-            if name.startswith(("multiply", "attention", "elements")):
+            if name.startswith(("multiply", "attend", "attention", "elements")):
                 seconds[name] *= known.threads / threads
         decode, prefill = math.hypot(decode, device.spread), math.hypot(prefill, device.spread)
         source += f", scaled to {threads}"
@@ -63,7 +63,8 @@ def general_rates(device: DeviceProfile, threads: int) -> dict[str, float]:
         found[f"read {kind}"] = max(1 / bandwidth, _PER_BYTE[kind] / rate)
         found[f"multiply {kind}"] = 1 / rate
     single = multiply_adds_per_second(device, threads, quantized=False) / 1e9
-    found |= {"cache": 1 / bandwidth, "attention": 1 / single, "elements": _ELEMENT_BYTES / bandwidth}
+    found |= {"cache": 1 / bandwidth, "attend": 1 / single, "attention": 1 / single}
+    found["elements"] = _ELEMENT_BYTES / bandwidth
     found["blocks"] = device.overheads.block_us * 1e-6
     return found
 
@@ -85,19 +86,20 @@ def time_of(work: Mapping[str, float], rates: Mapping[str, float]) -> float:
 
 
 def priced(work: Mapping[str, float], rates: Mapping[str, float]) -> list[tuple[str, float, float]]:
-    """Each kind of work with its amount and rate; weights count as far as the last cache misses them."""
+    """Each kind of work with its amount and rate; weights count again as far as they come from memory."""
     found = [(name, amount, rate_of(name, rates)) for name, amount in work.items() if name != WEIGHTS]
-    if BEYOND in rates:
-        found.append((BEYOND, missed(work.get(WEIGHTS, 0.0), rates.get(SHARED, 0.0)), rates[BEYOND]))
+    if SHARED in rates:
+        beyond = share_beyond(work.get(WEIGHTS, 0.0), rates[SHARED])
+        for name, amount, _ in list(found):
+            what, _, kind = name.partition(" ")
+            if what == "read" and beyond:
+                found.append((f"{BEYOND} {kind}", amount * beyond, rate_of(f"{BEYOND} {kind}", rates)))
     return found
 
 
-def missed(weights: float, shared: float) -> float:
-    """Bytes that a cache of ``shared`` bytes misses when ``weights`` bytes are read over and over.
-
-    What is read in a circle and does not fit is gone before it is needed again: half as much again misses all.
-    """
-    return weights * min(1.0, max(0.0, (weights - shared) / (shared / 2))) if shared else weights
+def share_beyond(weights: float, shared: float) -> float:
+    """Share of ``weights`` bytes, read over and over, that a cache which keeps ``shared`` of them has not got."""
+    return max(0.0, 1.0 - shared / weights) if weights else 0.0
 
 
 def multiply_adds_per_second(device: DeviceProfile, threads: int, *, quantized: bool) -> float:
