@@ -26,8 +26,9 @@ namespace edgekit::kernels {
 namespace {
 
 constexpr int kTile = 16;  // outputs side by side in a register
-// Distance that hides the latency of memory at the speed of one core; a few pages are as good.
-constexpr int kPrefetch = 8192;
+// Into the second-level cache and far ahead: a core has few buffers for lines on their way into the first, and waits once
+// they are taken (on Zen 4 decode is 1.6 times as fast as with 8 KiB into the first; 16 to 64 KiB are much alike).
+constexpr int kPrefetch = 32768;
 
 __mmask64 first_bytes(int count) { return count >= 64 ? ~0ull : (1ull << count) - 1; }
 __mmask16 first_lanes(int count) { return count >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << count) - 1); }
@@ -139,9 +140,9 @@ void one_row(const Product& p, int begin, int end) {
       s[r] = p.scale + row * p.blocks;
       sum[r] = _mm512_setzero_ps();
       for (int line = 0; line < p.blocks; line += 16)
-        _mm_prefetch(reinterpret_cast<const char*>(s[r] + line) + kPrefetch / 4, _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(s[r] + line) + kPrefetch / 4, _MM_HINT_T1);
     }
-    if (p.zero) _mm_prefetch(reinterpret_cast<const char*>(p.zero + n * zeros) + kPrefetch / 16, _MM_HINT_T0);
+    if (p.zero) _mm_prefetch(reinterpret_cast<const char*>(p.zero + n * zeros) + kPrefetch / 16, _MM_HINT_T1);
     for (int b = 0, g = 0; b < p.blocks; b += 16) {
       __m512 scale[kRows];
       for (int r = 0; r < kRows; ++r) scale[r] = _mm512_maskz_loadu_ps(first_lanes(p.blocks - b), s[r] + b);
@@ -162,7 +163,7 @@ void one_row(const Product& p, int begin, int end) {
         const bool partial = g == count - 1 && tail != 64;
 #pragma GCC unroll 4
         for (int r = 0; r < kRows; ++r) {
-          _mm_prefetch(reinterpret_cast<const char*>(w[r] + g * 64) + kPrefetch, _MM_HINT_T0);
+          _mm_prefetch(reinterpret_cast<const char*>(w[r] + g * 64) + kPrefetch, _MM_HINT_T1);
           const __m512i x = partial ? _mm512_maskz_loadu_epi8(first_bytes(tail), w[r] + g * 64)
                                     : _mm512_loadu_si512(w[r] + g * 64);
           __m512i dot;

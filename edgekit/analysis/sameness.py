@@ -11,7 +11,8 @@ from edgekit.schema.celsius import hottest
 from edgekit.schema.run import Conditions
 
 #: What of a protocol changes a speed while tests and thread counts are the same.
-_SETTINGS = ("affinity", "gap_s", "kernels", "context", "memory_hz", "proportional_hz", "conditions_hz", "power_hz")
+_RATES = ("memory_hz", "proportional_hz", "conditions_hz", "power_hz")
+_SETTINGS = ("affinity", "gap_s", "kernels", "huge_pages", "context", *_RATES)
 #: Runs that began this much warmer or cooler are told of.
 MAX_APART_C = 10.0
 #: So many of the baseline's tests are named.

@@ -74,6 +74,7 @@ def probe(
     max_load: float | None = None,
     sustain_s: float | None = None,
     kernels: Kernels | None = None,
+    huge_pages: bool | None = None,
     profile: bool | None = None,
     out: str | Path = "runs",
     allow_unfaithful: bool = False,
@@ -108,6 +109,8 @@ def probe(
             (see :func:`edgekit.analysis.sustained.sustained`); with ``repetitions=0`` nothing else is measured.
         kernels: ``edgekit`` (default) runs our own operators where there are faster ones for the device's
             processor, ``runtime`` the runtime's own everywhere. What really ran is in the run and the comparison.
+        huge_pages: weights lie in huge pages where the device has them and twice as much memory (default); False leaves
+            them where the runtime put them. Each load's event says how much really lies there.
         profile: take the times of single operators instead of speeds, for :func:`edgekit.operators`. It slows all
             that is measured, so such a run is compared with none.
         out: folder of runs.
@@ -152,6 +155,7 @@ def probe(
             "max_load": max_load,
             "sustain_s": sustain_s,
             "kernels": kernels,
+            "huge_pages": huge_pages,
             "profile": profile,
         },
     )

@@ -63,6 +63,7 @@ def run(
     max_load: float | None = None,
     sustain_s: float | None = None,
     kernels: Kernels | None = None,
+    huge_pages: bool | None = None,
     progress: Progress = silent,
 ) -> RunOutcome:
     """Export a model, push the bundles, measure them in turn and compare them.
@@ -133,6 +134,7 @@ def run(
         max_load=max_load,
         sustain_s=sustain_s,
         kernels=kernels,
+        huge_pages=huge_pages,
         out=out,
         allow_unfaithful=allow_unfaithful,
         progress=progress,

@@ -288,6 +288,11 @@ def measure_options(function: CallableT) -> CallableT:
             type=click.Choice(["edgekit", "runtime"]),
             help="Operators: ours where they are faster on the device, or the runtime's own [default: edgekit].",
         ),
+        click.option(
+            "--huge-pages/--no-huge-pages",
+            default=None,
+            help="Weights in huge pages, where the device has them and the memory [default: yes].",
+        ),
     ]
     for decorate in reversed(decorators):
         function = decorate(function)

@@ -229,6 +229,7 @@ def make_plan(
         seed=protocol.seed,
         memory_hz=protocol.memory_hz,
         proportional_hz=protocol.proportional_hz,
+        huge_pages=protocol.huge_pages,
         conditions_hz=protocol.conditions_hz,
         power_hz=protocol.power_hz,
         profile=protocol.profile and not cell.check,

@@ -65,7 +65,7 @@ class Loaded(Event, frozen=True, kw_only=True, tag="loaded"):
     kernels: list[str] = msgspec.field(default_factory=list)
     #: Page faults that needed the disk while it was loaded.
     major_faults: int | None = None
-    #: Bytes of weights that the probe moved into huge pages, of which a token's reads find the addresses faster.
+    #: Bytes of weights that the probe moved into huge pages, in which a token's reads find the addresses faster.
     huge_bytes: int | None = None
 
 

@@ -89,5 +89,8 @@ class Plan(Document, frozen=True, kw_only=True):
     power_hz: float = 0.0
     #: Where the device's kernel shows its sensors; the probe finds them there by itself.
     sysfs: str = "/sys"
+    #: Weights that a token reads move into huge pages once the model is loaded, where the kernel has them and memory
+    #: for twice as much is left. A copy in private memory takes the place of what the runtime reads from the file.
+    huge_pages: bool = True
     #: The times of single operators are taken, which slows the launch: nothing in it is a speed.
     profile: bool = False

@@ -75,6 +75,8 @@ class Protocol(Document, frozen=True, kw_only=True):
     sustain_s: float | None = None
     #: ``edgekit`` asks for our kernels; each load's event says what really ran.
     kernels: Kernels = "edgekit"
+    #: Weights lie in huge pages where the device has them and the memory; each load's event says how much does.
+    huge_pages: bool = True
     #: Take the times of single operators, which slows all that is measured.
     profile: bool = False
 

@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 import probe_model
 import pytest
+from control_groups import control_group
 from onnx import helper, numpy_helper
 from probe_model import CONTEXT, ProbeModel
 
@@ -129,40 +130,6 @@ def neighbours(cpus: list[int], each: int = 2) -> Iterator[None]:
 def _burn_on(cpu: int) -> None:
     os.sched_setaffinity(0, {cpu})
     burn()
-
-
-@contextlib.contextmanager
-def control_group(controller: str, limits: dict[str, str], files: tuple[str, str]) -> Iterator[tuple[str, ...]]:
-    """A control group with limits, of version 2 or 1; yields the command's prefix that puts a program into it.
-
-    ``files`` are the limit's file in version 2 and in version 1; ``limits`` their values.
-    """
-    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    first = next((Path(m[1]) for m in mounts if m[2] == "cgroup" and controller in m[3].split(",")), None)
-    second = next((Path(m[1]) for m in mounts if m[2] == "cgroup2"), None)
-    root, name = (first, files[1]) if first is not None else (second, files[0])
-    if os.geteuid() != 0 or root is None:
-        pytest.skip(f"no control group for {controller} can be made here: this cause is NOT provoked")
-    group = root / f"edgekit-test-{os.getpid()}-{controller}"
-    try:
-        group.mkdir()
-        (group / name).write_text(limits[name])
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            group.rmdir()
-        pytest.skip(f"no limit of {controller} can be set here ({error}): this cause is NOT provoked")
-    try:
-        yield ("sh", "-c", f'echo $$ > "{group}/cgroup.procs" && exec "$@"', "sh")
-    finally:
-        # The last process has ended, but the kernel may still be at it.
-        for _ in range(200):
-            try:
-                group.rmdir()
-                break
-            except OSError:
-                import time
-
-                time.sleep(0.01)
 
 
 def test_a_quiet_run_has_no_cause(launch, heavy: ProbeModel, library: Path, facts: DeviceFacts) -> None:

@@ -52,7 +52,7 @@ def test_weights_move_into_huge_pages(tmp_path: Path) -> None:
         pytest.skip("the kernel has no transparent huge pages")
     sources = device_scripts_dir() / "probe" / "src"
     (tmp_path / "main.cpp").write_text(MAIN)
-    files = [str(sources / name) for name in ("huge_pages.cpp", "mappings.cpp")]
+    files = [str(sources / name) for name in ("huge_pages.cpp", "headroom.cpp", "mappings.cpp")]
     binary = str(tmp_path / "main")
     subprocess.run(
         ["g++", "-std=c++17", "-O1", f"-I{sources}", str(tmp_path / "main.cpp"), *files, "-o", binary],

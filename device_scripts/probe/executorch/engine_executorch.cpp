@@ -134,7 +134,7 @@ class ExecutorchModel {
     if (!missing_operators().empty())
       fail_model(artefact.model_path + " calls operators that the probe lacks: " + missing_operators());
     method_.emplace(checked(std::move(method), "load " + artefact.model_path + " (a delegate's data may be damaged)"));
-    huge_bytes_ = use_huge_pages();
+    if (artefact.huge_pages) huge_bytes_ = use_huge_pages();
     // What is left of the file in memory is the embedding: a token reads one row, which is no reason to map 2 MiB.
     file_mappings_ = mappings_of(artefact.model_path);
     for (const Mapping& mapping : file_mappings_) advise(mapping, MADV_NOHUGEPAGE);

@@ -79,6 +79,8 @@ class Buffer {
 
   void* data() const { return data_; }
   std::size_t bytes() const { return bytes_; }
+  // Its pages exist no more; they are zero once they are touched again.
+  void forget() const;
   // Makes the pages of [offset, offset + bytes) exist, so that no timed region pays for it.
   void touch(std::size_t offset, std::size_t bytes) const;
 
@@ -105,6 +107,9 @@ class OrtModel {
   float logit(std::int64_t id) const;
   // What the kernel libraries say they run of this model.
   std::vector<std::string> kernels() const;
+  std::int64_t huge_bytes() const { return huge_bytes_; }
+  // Passes that loading took.
+  std::int64_t passes() const { return settling_passes_; }
   void cancel() const;
   void write_profile() const;
 
@@ -125,6 +130,8 @@ class OrtModel {
   void create_cache();
   void create_tensor(OrtOwned<ort::Value>& value, void* data, std::size_t bytes, const std::vector<std::int64_t>& shape,
                      ort::Element element) const;
+  // One pass shows which pages of the weights a token reads: those move into huge pages.
+  void settle();
   void bind(Pass& pass, std::int64_t* tokens, std::int64_t count);
   void run(const Pass& pass, std::int64_t count);
   // Throws Fault when the runtime reports an error.
@@ -140,6 +147,10 @@ class OrtModel {
   std::int32_t seqlens_k_ = 0;
   std::int32_t total_ = 0;
   std::int64_t past_ = 0;
+  std::int64_t settling_passes_ = 0;
+  // Of the files' pages alone, and of all.
+  std::int64_t copied_bytes_ = 0;
+  std::int64_t huge_bytes_ = 0;
   // Place of the last pass's last position among the logits.
   std::int64_t last_ = 0;
   std::vector<Buffer> cache_;
@@ -164,6 +175,7 @@ class OnnxRuntimeEngine : public Engine {
   void load(const Artefact& artefact, int threads, std::int64_t positions) override;
   void unload() override;
   std::vector<std::string> kernels() const override { return model_->kernels(); }
+  std::int64_t huge_bytes() const override { return model_ ? model_->huge_bytes() : 0; }
   EngineMemory memory() const override { return model_ ? model_->memory() : EngineMemory{}; }
   void reserve(std::int64_t positions) override { model_->reserve(positions); }
   void rewind(std::int64_t positions) override { model_->rewind(positions); }

@@ -11,17 +11,10 @@
 #include <memory>
 
 #include "clock.h"
+#include "mappings.h"
 
 namespace edgekit {
 namespace {
-
-// The folder as the kernel names it in mappings, with a slash at its end; empty where it is not to be found.
-std::string real_folder(const std::string& model_path) {
-  const std::unique_ptr<char, void (*)(void*)> resolved(realpath(model_path.c_str(), nullptr), &std::free);
-  if (!resolved) return {};
-  const std::string path = resolved.get();
-  return path.substr(0, path.rfind('/') + 1);
-}
 
 // Bytes of the range whose pages exist, page by page: a page at its end may be shared with a neighbour.
 std::int64_t resident(const MemoryRange& range) {
@@ -101,7 +94,7 @@ std::optional<Footprint> read_footprint(const std::string& model_path, const Eng
   if (!file) return std::nullopt;
   Footprint out;
   out.at_ns = now_ns();
-  Mappings mappings(real_folder(model_path), out);
+  Mappings mappings(folder_of(model_path), out);
   char text[PATH_MAX + 256];
   while (std::fgets(text, sizeof text, file.get())) mappings.line(text);
   mappings.end();

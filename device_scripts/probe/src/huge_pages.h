@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace edgekit {
 
@@ -9,5 +10,13 @@ namespace edgekit {
 // many bytes are in them now. Memory with a hole stays as it is, so that nothing comes to exist which did not. Needs
 // Linux 6.1 or later; does nothing where the kernel has no huge pages or refuses them. To be called after loading.
 std::int64_t use_huge_pages();
+
+// Whether what is mapped of the files in the model's folder would fill more than a few huge pages.
+bool worth_huge_pages(const std::string& model_path);
+
+// Puts copies in huge pages in the place of what is mapped of the files in the model's folder, at the same addresses, as
+// far as passes have read it, and returns their bytes. Files that cannot be had in huge pages themselves stay where at
+// most half of the memory that this process may still take would hold the copies. To be called between passes.
+std::int64_t copy_into_huge_pages(const std::string& model_path);
 
 }  // namespace edgekit

@@ -18,4 +18,10 @@ std::vector<Mapping> anonymous_mappings();
 // Of the file at `path`.
 std::vector<Mapping> mappings_of(const std::string& path);
 
+// The folder of a file as the kernel names it in mappings, with a slash at its end; empty where it is not to be found.
+std::string folder_of(const std::string& path);
+
+// Private and writable, of files in the folder, in the order of their addresses.
+std::vector<Mapping> mappings_in(const std::string& folder);
+
 }  // namespace edgekit

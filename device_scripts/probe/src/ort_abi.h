@@ -92,6 +92,7 @@ struct Api {
   Entry<135, void(IoBinding*)> release_io_binding;
   Entry<136, Status*(IoBinding*, const char* name, const Value*)> bind_input;
   Entry<137, Status*(IoBinding*, const char* name, const Value*)> bind_output;
+  Entry<165, Status*(RunOptions*, const char* key, const char* value)> add_run_config_entry;
   Entry<228, Status*(SessionOptions*, const char* path)> register_custom_ops_library;
 
   // Unset where the runtime is too old for them.
@@ -135,6 +136,7 @@ struct Api {
     release_io_binding.bind(table);
     bind_input.bind(table);
     bind_output.bind(table);
+    add_run_config_entry.bind(table);
     register_custom_ops_library.bind(table);
     if (stats) {
       get_key_value.bind(stats);

@@ -56,6 +56,12 @@ class Reader {
     return *value;
   }
 
+  bool flag(const char* key) const {
+    const Json& value = required(key);
+    if (value.kind != Json::Kind::kBool) fail(path(key) + " is neither true nor false");
+    return value.boolean;
+  }
+
   std::string text(const char* key) const {
     const Json& value = required(key);
     if (value.kind != Json::Kind::kString) fail(path(key) + " is not a string");
@@ -277,6 +283,7 @@ Plan read_plan(const std::string& path) {
                                 std::pair{"conditions_hz", &out.conditions_hz}, std::pair{"power_hz", &out.power_hz}})
     if (in.optional(key)) *hz = in.number(key, 0, kMaxHz);
   if (in.optional("sysfs")) out.sysfs = in.text("sysfs");
+  if (in.optional("huge_pages")) out.artefact.huge_pages = in.flag("huge_pages");
   return out;
 }
 

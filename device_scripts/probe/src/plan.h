@@ -37,8 +37,17 @@ struct Artefact {
   std::vector<std::pair<std::string, std::string>> session_config;
   // Libraries with further operators or kernels, registered before the model is loaded.
   std::vector<std::string> kernel_libraries;
+  // Weights that a token reads move into huge pages once the model is loaded, where there is memory for that.
+  bool huge_pages = true;
   // Where the times of single operators go; empty: they are not taken. Not in the plan: the command line says it.
   std::string profile_path;
+
+  // Whether the runtime keeps memory for what it computes instead of giving it back.
+  bool uses_arena() const {
+    for (const auto& [key, value] : session_config)
+      if (key == "session.enable_cpu_mem_arena" && value == "0") return false;
+    return true;
+  }
 };
 
 struct Trial {
