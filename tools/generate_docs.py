@@ -1,4 +1,4 @@
-"""Write the parts of docs/ that are made from the code: the CLI reference, exit codes, JSON Schemas.
+"""Write the parts of docs/ that are made from code and data: the CLI reference, exit codes, JSON Schemas, proofs.
 
 usage: python tools/generate_docs.py [--check]
 With --check nothing is written and the exit code is 1 where a file is out of date.
@@ -12,9 +12,13 @@ from pathlib import Path
 import click
 
 from edgekit import errors
+from edgekit.analysis.estimator.proof import Proof
 from edgekit.analysis.run_tables import TABLES
+from edgekit.api.estimating import check_estimates
 from edgekit.cli.main import COMMANDS, cli
 from edgekit.schema.export import DOCUMENTS, json_schema
+from edgekit.schema.measurements import measurement_names
+from edgekit.schema.own_runs import own_runs_names
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -71,12 +75,40 @@ def query_tables() -> str:
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
+def proof_tables() -> str:
+    """docs/estimates.md with the tables of its proofs, as `edgekit estimate --proof` finds them."""
+    path = DOCS / "estimates.md"
+    text = path.read_text(encoding="utf-8")
+    for name in (*measurement_names(), *own_runs_names()):
+        head, rest = text.split(f"<!-- proof {name}: begin -->\n")
+        _, tail = rest.split(f"<!-- proof {name}: end -->")
+        table = proof_summary_table(check_estimates(name))
+        text = f"{head}<!-- proof {name}: begin -->\n{table}\n<!-- proof {name}: end -->{tail}"
+    return text
+
+
+def proof_summary_table(proof: Proof) -> str:
+    """Mean errors and coverage, a row for each quantity and runtime."""
+    lines = [
+        "| quantity | mean error | target | straight line over parameters | inside the 90% interval |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for item in proof.summaries:
+        missed = "" if item.mean_error <= item.target else ", missed"
+        lines.append(
+            f"| {item.quantity} | {item.mean_error:.1%} | {item.target:.0%}{missed} | "
+            f"{item.naive_mean_error:.1%} | {item.coverage:.0%} |"
+        )
+    return "\n".join(lines)
+
+
 def generated() -> dict[Path, str]:
     """Every generated file and its text."""
     files = {
         DOCS / "cli.md": cli_reference(),
         DOCS / "errors.md": exit_codes(),
         DOCS / "query-tables.md": query_tables(),
+        DOCS / "estimates.md": proof_tables(),
     }
     for name in DOCUMENTS:
         files[DOCS / "schema" / f"{name}.schema.json"] = json_schema(name).decode()
