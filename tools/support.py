@@ -178,6 +178,8 @@ def page() -> str:
         "The weights are made so that each feature in the table matters: computed wrongly, it moves the logits beyond",
         "the loosest gate of a 4-bit recipe (`tests/export/test_families.py` puts each fault in). They lie near a",
         "4-bit grid: the figures say whether a family is computed rightly, not what 4 bits cost a trained model.",
+        "`tests/probing/test_family_probing.py` runs them in the native probe, with prompts longer than the windows,",
+        "against eager PyTorch, and holds the answer against every fault.",
         "",
         "| family | models | features checked | " + " | ".join(titles) + " |",
         "|---|---|---|" + "---|" * len(columns),

@@ -61,7 +61,8 @@ def check_host() -> list[Finding]:
     return [
         _export_packages(),
         _cache_space(),
-        *(_compiler(abi) for abi in ABIS),
+        # Android's compilers come with its NDK, which is told of once.
+        *(_compiler(abi) for abi in ABIS if not abi.startswith("android-") or find_ndk() is not None),
         _zig(),
         _ndk(),
         _adb(),
@@ -127,7 +128,7 @@ def _zig() -> Finding:
 
 def _ndk() -> Finding:
     ndk = find_ndk()
-    use = "building the probe for Android"
+    use = "a native probe for Android; without it phones get the probe for Linux with its C library"
     if ndk is None:
         return Finding("Android NDK", False, "not found", use, install_command("android-arm64-v8a"))
     return Finding("Android NDK", True, str(ndk), use, None)

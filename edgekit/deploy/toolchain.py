@@ -129,6 +129,10 @@ def find_toolchain(
         found = next((toolchain for finder in finders if (toolchain := finder()) is not None), None)
     if found is None:
         kind = forced or ("gcc" if gnu else None)
+        if abi.startswith("android-"):
+            raise MissingToolError(
+                f"no Android NDK for {abi} on this machine", hint=install_command(abi, forced=kind, which=which)
+            )
         raise MissingToolError(
             f"no C++ compiler for {abi} on this machine", hint=install_command(abi, forced=kind, which=which)
         )

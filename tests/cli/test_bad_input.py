@@ -178,6 +178,7 @@ def test_damaged_gguf_files(
         (["report"], 2, "RUNS"),
         (["verify", "nosuch"], 3, "nosuch"),
         (["build-probe", "--abi", "nosuch"], 4, "'nosuch'"),
+        (["build-probe", "--runtime", "nosuch"], 4, "'nosuch'"),
         (["schema", "nosuch"], 2, "'nosuch'"),
         (["pull", "nosuch"], 3, "'nosuch'"),
         (["pull", "-s", "nosuch"], 3, "'nosuch'"),

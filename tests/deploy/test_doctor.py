@@ -52,6 +52,8 @@ def test_a_bare_machine_is_told_every_command(bare: Path) -> None:
     assert "edgekit-slm[export]" in str(commands["export packages"])
     assert "ensurepip" in str(commands["pip"])
     assert "ANDROID_NDK_HOME" in str(commands["Android NDK"])
+    # One thing is missing for Android, and it is no compiler.
+    assert not [name for name in found if "android" in name]
     assert all(commands.values())
     assert all(finding.needed_for for finding in found.values())
 
@@ -74,6 +76,19 @@ def test_programs_that_do_not_start_are_not_called_there(bare: Path) -> None:
     assert not found["compiler for linux-x86_64"].ok
     assert "exit code 3" in found["compiler for linux-x86_64"].found
     assert not found["adb"].ok
+
+
+def test_with_an_ndk_its_compilers_are_looked_for(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = tmp_path / "ndk" / "toolchains" / "llvm" / "prebuilt" / "linux-x86_64" / "bin"
+    programs.mkdir(parents=True)
+    add(programs, "aarch64-linux-android24-clang++", "echo 'Android clang version 99'")
+    monkeypatch.setenv("ANDROID_NDK_HOME", str(tmp_path / "ndk"))
+    found = findings()
+    assert found["Android NDK"].found == str(tmp_path / "ndk")
+    assert found["compiler for android-arm64-v8a"].found == "ndk: Android clang version 99"
+    # An NDK without a compiler for that ABI is no whole one.
+    assert "NDK" in found["compiler for android-x86_64"].found
+    assert not found["compiler for android-x86_64"].ok
 
 
 def test_little_space(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
