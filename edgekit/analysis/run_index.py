@@ -115,6 +115,10 @@ def without_collection() -> Iterator[None]:
         yield
     finally:
         if enabled:
+            if not gc.get_freeze_count():
+                # What lives on is old: else the next allocation would look through all of it.
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 

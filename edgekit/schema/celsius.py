@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from edgekit.schema.run import Conditions
@@ -22,6 +23,7 @@ def sane_celsius(value: float) -> float | None:
     return value if value != 0 and _COLDEST_C <= value <= _HOTTEST_C else None
 
 
+@functools.lru_cache(maxsize=65536)
 def zone_celsius(value: int) -> float | None:
     """Degrees Celsius from a thermal zone's number.
 

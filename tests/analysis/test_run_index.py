@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sqlite3
 import subprocess
@@ -14,7 +15,7 @@ from data_runs import Session, bundle
 
 from edgekit.analysis import run_index
 from edgekit.analysis.load import load_run
-from edgekit.analysis.run_index import find_runs, load_runs
+from edgekit.analysis.run_index import find_runs, load_runs, without_collection
 from edgekit.errors import EdgekitError, InputError
 
 
@@ -170,3 +171,12 @@ def test_runs_are_found_in_folders(runs: list[Path], tmp_path: Path) -> None:
         find_runs([tmp_path / "runs" / "notes"])
     with pytest.raises(InputError, match="no run in it"):
         find_runs([tmp_path / "nowhere"])
+
+
+def test_what_was_read_counts_as_old_at_once() -> None:
+    gc.collect()
+    with without_collection():
+        made: list[list[int]] = [[] for _ in range(10_000)]
+    assert any(entry is made for entry in gc.get_objects(generation=2))
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
