@@ -57,10 +57,7 @@ def clock_stayed(earlier: RunData, later: RunData, threads: int) -> bool:
     """
     clocks = [
         [
-            max(
-                (statistics.median(known) for entry in data.sensors("frequency") if (known := _known(entry))),
-                default=0.0,
-            )
+            data.clock_ghz
             for data in run.launches
             if data.stream is not None and data.plan is not None and data.launch.threads == threads and data.plan.trials
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -51,6 +52,12 @@ class LaunchData:
     def sensors(self, *kinds: SensorKind) -> list[Series]:
         """The samples of all sensors of these kinds, in the probe's order; none without events."""
         return [entry for entry in self._sensors if entry.sensor.kind in kinds]
+
+    @cached_property
+    def clock_ghz(self) -> float:
+        """Median of the fastest sensor of a clock rate, GHz; 0 where none was told."""
+        known = ([value for value in entry.values if value is not None] for entry in self.sensors("frequency"))
+        return max((statistics.median(values) for values in known if values), default=0.0)
 
     @cached_property
     def _sensors(self) -> list[Series]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from operator import sub
 from typing import Literal
 
 from edgekit.analysis.disturbance import MarkKind
@@ -182,7 +182,7 @@ def all_samples(run: RunData) -> dict[Test, list[Sample]]:
         changes = changed(data)
         for trial, result in counted_trials(data):
             test = key_of(trial, data.launch.threads)
-            steps = pairwise([result.start_ns, *result.token_ns]) if trial.kind == "decode" else ()
+            steps = map(sub, result.token_ns, [result.start_ns, *result.token_ns]) if trial.kind == "decode" else ()
             found.setdefault(test, []).append(
                 Sample(
                     test=test,
@@ -191,7 +191,7 @@ def all_samples(run: RunData) -> dict[Test, list[Sample]]:
                     position=data.launch.position,
                     start_ns=result.start_ns,
                     seconds=(result.end_ns - result.start_ns) / NS_PER_S,
-                    token_ms=tuple((after - before) / NS_PER_MS for before, after in steps),
+                    token_ms=tuple([step / NS_PER_MS for step in steps]),
                     marks=tuple(sorted({mark.kind for mark in changes if mark.trial in (None, trial.id)})),
                 )
             )
@@ -199,7 +199,7 @@ def all_samples(run: RunData) -> dict[Test, list[Sample]]:
         slow = warmup_rounds([entry for test, entry in found.items() if test.kind == kind])
         for test, entry in found.items():
             if slow and test.kind == kind:
-                found[test] = [replace(sample, warmup=sample.round in slow) for sample in entry]
+                found[test] = [replace(sample, warmup=True) if sample.round in slow else sample for sample in entry]
     return dict(sorted(found.items(), key=lambda item: item[0].order))
 
 
