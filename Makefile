@@ -64,7 +64,7 @@ docs: $(VENV)/.export ## regenerate the CLI reference, exit codes and JSON Schem
 support: $(VENV)/.dev ## export every family to every runtime and write docs/support.md from it (long)
 	$(BIN)/python tools/support.py
 
-readme: $(VENV)/.export ## regenerate the README's table of benchmarks from benchmarks/results
+readme: $(VENV)/.export ## regenerate the README's table and docs/benchmarks.md from benchmarks/results
 	$(BIN)/python -m benchmarks.readme
 
 clean: ## remove the environment and what the demo made

@@ -1,90 +1,87 @@
-"""Write the README's table of benchmarks from ``benchmarks/results``: ``python -m benchmarks.readme [--check]``."""
+"""Write what the benchmarks found, from ``benchmarks/results``: ``python -m benchmarks.readme [--check]``.
+
+README.md gets the speed beside the peers, docs/benchmarks.md all results. With ``--check`` nothing is written, and the
+exit code is 1 where a page is out of date.
+"""
 
 from __future__ import annotations
 
-import json
+import ast
 import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks import tables
+
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 
-#: What is measured against what, for readers.
-TITLES = {
-    "onnx-vs-llamacpp": ("ONNX w4", "llama.cpp Q4_0"),
-    "onnx-vs-genai": ("ONNX w4", "onnxruntime-genai int4"),
-    "executorch-vs-llamacpp": ("ExecuTorch w4a8", "llama.cpp Q4_0"),
-    "executorch-vs-python": ("ExecuTorch w4a8, the probe", "ExecuTorch's Python runtime, same file"),
-    "scale": ("ExecuTorch w4a8, random weights", "llama.cpp Q4_0"),
-    "push-vs-adb": ("edgekit's copies", "the adb client"),
-    "sampler-overhead": ("the probe, all samplers", "the probe, no sampler"),
-    "probe-overhead": ("the probe", "a bare loop around the same session"),
-    "export-vs-optimum": ("edgekit's fp32 export", "optimum's, same gate, same probe"),
-    "export": ("edgekit export, gate included", "onnxruntime-genai's builder, unchecked"),
-}
+#: What the README shows: how fast a model runs beside the peers. The rest is on a page of its own.
+HEADLINES = ("onnx-vs-llamacpp", "executorch-vs-llamacpp", "onnx-vs-genai", "executorch-vs-python")
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    """One row per measured pair: a ratio above 1 means that edgekit is better."""
-    lines = [
-        "| edgekit | beside | what | threads | edgekit | peer | unit | ratio (95% interval) |",
-        "|---|---|---|---:|---:|---:|---|---:|",
+def readme(results: list[dict[str, Any]]) -> str:
+    """README.md with its section between the markers."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    head, rest = text.split(BEGIN)
+    _, tail = rest.split(END)
+    shown = [result for result in results if result["name"] in HEADLINES]
+    places = "; ".join(sorted({tables.place(result) for result in shown}))
+    section = (
+        f"{tables.beside_peers(shown)}\n\nSmolLM2-135M, 128 tokens of prompt and 64 decoded, measured in turn, {places}. "
+        "A ratio above 1 means that edgekit is faster."
+    )
+    return f"{head}{BEGIN}\n{section}\n{END}{tail}"
+
+
+def page(results: list[dict[str, Any]]) -> str:
+    """docs/benchmarks.md."""
+    parts = [
+        "# Benchmarks\n\nMade by `make readme` from `benchmarks/results/`. Both sides take turns in one run; a ratio is "
+        "the median over the turns with its 95% interval, and above 1 edgekit is faster or smaller. What has no peer is "
+        "held against a limit. Each is measured again, on your machine, by the command under its name."
     ]
-    for result in results:
-        ours, theirs = TITLES.get(result["name"], (result["name"], "its peer"))
-        for row in result["rows"]:
-            ratio = row["ratio"]
-            lines.append(
-                f"| {ours} | {theirs} | {row['what']} | {row['threads']} | {number(row['ours'])} | "
-                f"{number(row['theirs'])} | {row['unit']} | "
-                f"**{ratio['median']:.2f}x** [{ratio['low']:.2f}, {ratio['high']:.2f}] |"
-            )
-    return "\n".join(lines)
+    return "\n\n".join([*parts, *(section(result) for result in results)]) + "\n"
 
 
-def number(value: float) -> str:
-    """Three significant digits, no exponent."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+def section(result: dict[str, Any]) -> str:
+    """One benchmark: what it is, how to repeat it, what was found, where."""
+    ours, theirs = tables.sides(result)
+    known = result["name"] in tables.TITLES
+    title = f"{ours}, beside {theirs}" if known else result["name"].replace("-", " ")
+    parts = [f"## {title[0].upper()}{title[1:]}"]
+    parts += [about(result["name"]), f"```sh\nmake bench NAME={result['name']}\n```"]
+    if result.get("sizes"):
+        parts.append(tables.sizes_of(result))
+    if result["rows"]:
+        parts.append(tables.rows_of(result))
+    if result.get("limits"):
+        parts.append(tables.limits_of(result))
+    if "bounds" in result:
+        parts.append(tables.bounds_of(result))
+    parts.append(f"{tables.place(result)}; {tables.versions(result)}.")
+    return "\n\n".join(parts)
 
 
-def machines(results: list[dict[str, Any]]) -> str:
-    """Where and when it was measured; one sentence a machine and day."""
-    places = {
-        f"{result['measured_at'][:10]} on {result['machine']['cpu_model']}, {result['machine']['cpus']} cores"
-        + busy(result)
-        for result in results
-    }
-    return f"SmolLM2-135M, measured in turn, {'; '.join(sorted(places))}."
-
-
-def busy(result: dict[str, Any]) -> str:
-    """A remark where more was running before the measurement than there are cores."""
-    load = (result["machine"].get("load_average") or {}).get("before") or 0
-    return f" (others kept the machine busy: load average {load:.0f})" if load > result["machine"]["cpus"] else ""
-
-
-def section() -> str:
-    """The README's section between its markers."""
-    every = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
-    # What is held against a limit instead of a peer has no row here.
-    results = [result for result in every if result["rows"]]
-    if not results:
-        return "No result has been recorded yet."
-    return f"{table(results)}\n\n{machines(results)} A ratio above 1 means that edgekit is faster or smaller."
+def about(name: str) -> str:
+    """What a benchmark does: the first paragraphs of its module's text, up to its usage."""
+    source = Path(__file__).resolve().parent / f"{name.replace('-', '_')}.py"
+    text = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
+    kept = [part for part in text.split("\n\n") if not part.startswith("usage:")]
+    return "\n\n".join(" ".join(part.split()) for part in kept).replace("``", "`")
 
 
 def main() -> int:
     """Write, or with ``--check`` only compare."""
-    path = ROOT / "README.md"
-    text = path.read_text(encoding="utf-8")
-    head, rest = text.split(BEGIN)
-    _, tail = rest.split(END)
-    wanted = f"{head}{BEGIN}\n{section()}\n{END}{tail}"
+    results = tables.load()
+    pages = {ROOT / "README.md": readme(results), ROOT / "docs" / "benchmarks.md": page(results)}
+    stale = [path for path, text in pages.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    for path in stale:
+        print(f"{'out of date' if '--check' in sys.argv[1:] else 'written'}: {path.relative_to(ROOT)}")
     if "--check" in sys.argv[1:]:
-        return int(wanted != text)
-    path.write_text(wanted, encoding="utf-8")
+        return int(bool(stale))
+    for path in stale:
+        path.write_text(pages[path], encoding="utf-8")
     return 0
 
 

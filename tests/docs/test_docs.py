@@ -32,6 +32,13 @@ def test_the_surveys_tables_are_up_to_date() -> None:
     assert checked.returncode == 0, checked.stdout + "run `python tools/survey_tables.py`"
 
 
+def test_benchmark_tables_are_up_to_date() -> None:
+    checked = subprocess.run(
+        [sys.executable, "-m", "benchmarks.readme", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stdout + "run `make readme`"
+
+
 def test_every_documented_program_is_known() -> None:
     programs = {line.split()[0] for block in blocks() for line in block.commands}
     assert programs <= OURS | FOREIGN
