@@ -104,13 +104,13 @@ def bounds_of(result: dict[str, Any]) -> str:
         threads = f"- {entry['threads']} thread{'s' if entry['threads'] > 1 else ''}: "
         if "decode_share_of_limit" in entry:
             lines.append(
-                f"{threads}decode at {entry['decode_share_of_limit']:.0%} of the {entry['decode_limit_tok_s']:.0f} tok/s "
-                f"that {entry['read_bandwidth_bytes_per_s'] / 1e9:.1f} GB/s of read bandwidth allow"
+                f"{threads}decode at {entry['decode_share_of_limit']:.0%} of the {entry['decode_limit_tok_s']:.0f} tok/s"
+                f" that {entry['read_bandwidth_bytes_per_s'] / 1e9:.1f} GB/s of read bandwidth allow"
             )
         if "peak_bytes" in entry:
             lines.append(
-                f"{threads}peak {entry['peak_bytes'] / 2**20:.0f} MiB, {entry['over_goal']:.2f} of the goal (1.25 times "
-                "the file and what the program plans: KV cache, activations); "
+                f"{threads}peak {entry['peak_bytes'] / 2**20:.0f} MiB, {entry['over_goal']:.2f} of the goal (1.25 times"
+                " the file and what the program plans: KV cache, activations); "
                 f"the peer's {entry['peer_peak_bytes'] / 2**20:.0f} MiB"
             )
     return "\n".join(lines)
