@@ -28,7 +28,7 @@ def readme(results: list[dict[str, Any]]) -> str:
     shown = [result for result in results if result["name"] in HEADLINES]
     places = "; ".join(sorted({tables.place(result) for result in shown}))
     section = (
-        f"{tables.beside_peers(shown)}\n\nSmolLM2-135M, 128 tokens of prompt and 64 decoded, measured in turn, {places}."
+        f"{tables.beside_peers(shown)}\n\nSmolLM2-135M, 128 tokens of prompt and 64 decoded, in turn, {places}."
         " A ratio above 1 means that edgekit is faster."
     )
     return f"{head}{BEGIN}\n{section}\n{END}{tail}"
@@ -38,8 +38,8 @@ def page(results: list[dict[str, Any]]) -> str:
     """docs/benchmarks.md."""
     parts = [
         "# Benchmarks\n\nMade by `make readme` from `benchmarks/results/`. Both sides take turns in one run; a ratio "
-        "is the median over the turns with its 95% interval, and above 1 edgekit is faster or smaller. What has no peer "
-        "is held against a limit. Each is measured again, on your machine, by the command under its name."
+        "is the median over the turns with its 95% interval, and above 1 edgekit is faster or smaller. What has no "
+        "peer is held against a limit. Each is measured again, on your machine, by the command under its name."
     ]
     return "\n\n".join([*parts, *(section(result) for result in results)]) + "\n"
 

@@ -104,8 +104,8 @@ def bounds_of(result: dict[str, Any]) -> str:
         threads = f"- {entry['threads']} thread{'s' if entry['threads'] > 1 else ''}: "
         if "decode_share_of_limit" in entry:
             lines.append(
-                f"{threads}decode at {entry['decode_share_of_limit']:.0%} of the {entry['decode_limit_tok_s']:.0f} tok/s"
-                f" that {entry['read_bandwidth_bytes_per_s'] / 1e9:.1f} GB/s of read bandwidth allow"
+                f"{threads}{entry['decode_share_of_limit']:.0%} of {entry['decode_limit_tok_s']:.0f} tok/s"
+                f" of decode that {entry['read_bandwidth_bytes_per_s'] / 1e9:.1f} GB/s of read bandwidth allow"
             )
         if "peak_bytes" in entry:
             lines.append(
