@@ -7,6 +7,12 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 NAME ?= onnx-vs-llamacpp
 
+# What neither measures in earnest, nor brings up boards, nor watches other processes runs in two processes side by
+# side, the longest first; everything else, whatever it is, runs alone afterwards.
+TOGETHER := tests/export tests/probing/test_family_probing.py tests/probe/test_probe_audit.py \
+  tests/probe/test_probe_arm64.py tests/docs tests/cli tests/catalogue tests/reporting tests/deploy tests/analysis \
+  tests/kernels tests/packaging tests/schema tests/device
+
 .PHONY: help demo test slow authorization lint audit bench docs support readme clean
 
 help:
@@ -35,7 +41,11 @@ demo: $(VENV)/.export ## export SmolLM2-135M, probe it on this machine, write de
 
 test: $(VENV)/.dev lint ## every test
 	@if [ "$$(id -u)" = 0 ]; then tests/board/prepare.sh; else echo "not root: tests on boards will be skipped"; fi
-	$(BIN)/python -m pytest -m "not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder $(TOGETHER); \
+	together=$$?; \
+	$(BIN)/python -m pytest -m "not slow" $(TOGETHER:%=--ignore=%); alone=$$?; \
+	if [ $$together = 0 ] && [ $$alone = 0 ]; then echo "Every test passed."; \
+	else echo "TESTS FAILED: see the two summaries above (exit codes $$together and $$alone)."; exit 1; fi
 
 slow: $(VENV)/.dev ## big exports; needs time and memory
 	$(BIN)/python -m pytest -m slow

@@ -9,8 +9,23 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.resources import cache_dir
+
 sys.path.append(str(Path(__file__).resolve().parent / "export"))
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))
+
+#: Compiled once per machine and content, whichever cache a test asks from: a probe takes a compiler 10 to 20 s.
+COMPILED = cache_dir() / "probes"
+
+
+def own_cache(folder: Path) -> Path:
+    """A cache of the tests' own, made if missing, in which only the compiled probes are those of the user's cache."""
+    COMPILED.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    link = folder / COMPILED.name
+    if not link.exists():
+        link.symlink_to(COMPILED)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -20,13 +35,19 @@ def export_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     # Two threads on so little work wait for each other, and on a busy machine for everyone else.
     torch.set_num_threads(1)
     before = os.environ.get("EDGEKIT_CACHE")
-    cache = tmp_path_factory.mktemp("cache")
+    cache = own_cache(tmp_path_factory.mktemp("cache"))
     os.environ["EDGEKIT_CACHE"] = str(cache)
     yield cache
     if before is None:
         del os.environ["EDGEKIT_CACHE"]
     else:
         os.environ["EDGEKIT_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache for the local device's store, away from the user's and from the exports'."""
+    return own_cache(tmp_path_factory.mktemp("session-cache"))
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,8 @@ from edgekit_export.gate.rope import check_looked_up
 from edgekit_export.pipeline import export_bundles, export_onnx, verify
 from edgekit_export.sources.tensors import TensorStore
 
-SOURCE = "arch:smollm2-135m:layers=2"
+#: The real widths; of the vocabulary, which would be three quarters of the weights, a part.
+SOURCE = "arch:smollm2-135m:layers=2:vocab=4096"
 CONTEXT = 64
 RECIPES = ["fp32", "w8", "w8a8", "w4a8", "w4a8-b64", "w4a8-e4"]
 SMALL = {
@@ -74,7 +75,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def folder(bundles: Path, recipe: str) -> Path:
-    return bundles / f"smollm2-135m-random-l2-executorch-{recipe}"
+    return bundles / f"smollm2-135m-random-l2-v4096-executorch-{recipe}"
 
 
 def run_against_eager(config: object, path: Path, recipe: str = "fp32", steps: int = 4) -> float:
@@ -289,17 +290,15 @@ def test_rounding_stays_within_half_a_step(storage: str) -> None:
         assert best < plain
 
 
-def test_both_runtimes_from_one_call(tmp_path: Path) -> None:
-    outcomes = export_bundles(
-        SOURCE, ["fp32", "w4"], ["onnxruntime", "executorch"], out_dir=tmp_path, context_length=32
-    )
+def test_both_runtimes_from_one_call(trained: Path, tmp_path: Path) -> None:
+    outcomes = export_bundles(str(trained), ["fp32", "w4"], ["onnxruntime", "executorch"], out_dir=tmp_path)
     assert [(item.runtime, item.recipe, item.refusal is None) for item in outcomes] == [
         ("onnxruntime", "fp32", True),
         ("onnxruntime", "w4", True),
         ("executorch", "fp32", True),
         ("executorch", "w4", False),
     ]
-    again = export_onnx(SOURCE, ["fp32"], out_dir=tmp_path, context_length=32)
+    again = export_onnx(str(trained), ["fp32"], out_dir=tmp_path)
     assert again[0].reused
 
 

@@ -24,9 +24,9 @@ SHORT = {"prompts": [16], "generates": [8], "repetitions": 3, "threads": [1]}
 
 
 @pytest.fixture(autouse=True)
-def device_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The local device's store, away from the user's; the built probe is shared by the tests."""
-    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path_factory.getbasetemp() / "session-cache"))
+def device_cache(session_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The local device's store, away from the user's."""
+    monkeypatch.setenv("EDGEKIT_CACHE", str(session_cache))
 
 
 @contextlib.contextmanager

@@ -40,9 +40,9 @@ TOLERANCE = 1e-3
 
 
 @pytest.fixture(autouse=True)
-def device_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, export_cache: Path) -> None:
-    """The local device's store, away from the user's; built probes are shared by the tests of sessions."""
-    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path_factory.getbasetemp() / "session-cache"))
+def device_cache(session_cache: Path, monkeypatch: pytest.MonkeyPatch, export_cache: Path) -> None:
+    """The local device's store, away from the user's."""
+    monkeypatch.setenv("EDGEKIT_CACHE", str(session_cache))
 
 
 def answered(model: Any, prompt: list[int], tokens: list[int]) -> torch.Tensor:

@@ -36,11 +36,10 @@ SHORT = {"prompts": [16], "generates": [8], "repetitions": 3, "threads": [1]}
 
 
 @pytest.fixture(autouse=True)
-def device_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The local device's store, away from the user's; the built probe is shared by the tests."""
-    cache = tmp_path_factory.getbasetemp() / "session-cache"
-    monkeypatch.setenv("EDGEKIT_CACHE", str(cache))
-    return cache
+def device_cache(session_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The local device's store, away from the user's."""
+    monkeypatch.setenv("EDGEKIT_CACHE", str(session_cache))
+    return session_cache
 
 
 def edited(bundle: Path, to: Path, **changes: object) -> Path:
