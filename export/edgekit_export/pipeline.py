@@ -224,7 +224,7 @@ class _Export:
                     written.interface,
                     source=source,
                     reference=reference,
-                    thresholds=profile.thresholds,
+                    recipe=profile,
                     tokenizer=source.tokenizer_facts,
                     context_length=self._context,
                     progress=self._progress,

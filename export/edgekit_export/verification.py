@@ -10,7 +10,7 @@ from edgekit.errors import EdgekitError, InputError, UnfaithfulError
 from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.schema.bundle import Bundle, Gate, GateCheck, OnnxInterface
 from edgekit.schema.integrity import check_bundle
-from edgekit.schema.recipe import Thresholds, load_recipe, recipe_names
+from edgekit.schema.recipe import RecipeProfile, load_recipe, recipe_names
 from edgekit_export.gate.golden import check_golden
 from edgekit_export.gate.judge import judge, refuse_or_record
 from edgekit_export.gate.reference import compute_reference
@@ -66,7 +66,7 @@ def _judge_again(
         interface,
         source=source,
         reference=compute_reference(source, text, context_length=context, progress=progress),
-        thresholds=_thresholds(bundle),
+        recipe=_recipe(bundle),
         tokenizer=bundle.tokenizer,
         context_length=context,
         golden=bundle.golden,
@@ -96,11 +96,14 @@ def _open_source(bundle: Bundle, named: str | None, progress: Progress) -> Model
     return f"{spec} is not what it was when the bundle was made"
 
 
-def _thresholds(bundle: Bundle) -> Thresholds:
-    """The recipe's limits: those shipped under its name, else those the bundle recorded."""
+def _recipe(bundle: Bundle) -> RecipeProfile:
+    """The recipe with its limits: the one shipped under its name, else the one the bundle recorded."""
     if bundle.recipe.name in recipe_names():
-        return load_recipe(bundle.recipe.name).thresholds
+        return load_recipe(bundle.recipe.name)
+    settings = {key: value for key, value in bundle.recipe.settings.items() if key != "kept"}
     try:
-        return msgspec.convert(bundle.recipe.settings.get("thresholds"), Thresholds)
+        return msgspec.convert(settings, RecipeProfile)
     except msgspec.ValidationError as error:
-        raise InputError(f"verify: the bundle records no limits for its recipe {bundle.recipe.name!r}") from error
+        raise InputError(
+            f"verify: the bundle does not record what its recipe {bundle.recipe.name!r} is: {error}"
+        ) from error

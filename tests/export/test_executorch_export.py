@@ -32,6 +32,8 @@ from edgekit_export.sources.tensors import TensorStore
 #: The real widths; of the vocabulary, which would be three quarters of the weights, a part.
 SOURCE = "arch:smollm2-135m:layers=2:vocab=4096"
 CONTEXT = 64
+#: What is refused, and which recipe to take instead.
+REFUSED = {"fp16": "w8", "w4": "w4a8", "w4-b128": "w4a8-b128", "w4-mixed": "w4a8"}
 RECIPES = ["fp32", "w8", "w8a8", "w4a8", "w4a8-b64", "w4a8-e4"]
 SMALL = {
     "hidden_size": 64,
@@ -249,9 +251,20 @@ def test_a_changed_file_fails_verify(bundles: Path, tmp_path: Path) -> None:
 def test_recipes_say_what_executorch_makes_of_them() -> None:
     for name in [*RECIPES, "w4a8-b128"]:
         formats_of(load_recipe(name))
-    for name in sorted({"w4", "w4-b128", "w4-mixed", "fp16"} & set(recipe_names())):
-        with pytest.raises(UnsupportedError, match=name):
+    assert {name for name in recipe_names() if "refused" in load_recipe(name).runtimes["executorch"]} == set(REFUSED)
+    for name, instead in REFUSED.items():
+        with pytest.raises(UnsupportedError, match=f"recipe {name} on executorch: .*{instead}"):
             formats_of(load_recipe(name))
+
+
+def test_every_recipe_says_what_each_runtime_makes_of_it() -> None:
+    """Served, or refused with a reason that names a recipe the runtime serves."""
+    for recipe in map(load_recipe, recipe_names()):
+        assert set(recipe.runtimes) == {"onnxruntime", "executorch"}, recipe.name
+        for runtime, options in recipe.runtimes.items():
+            if reason := options.get("refused"):
+                named = [other for other in recipe_names() if f" {other}" in f" {reason}".replace(",", " ")]
+                assert any("refused" not in load_recipe(other).runtimes[runtime] for other in named), recipe.name
 
 
 def test_blocks_that_do_not_divide_are_refused(tmp_path: Path) -> None:

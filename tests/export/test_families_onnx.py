@@ -48,7 +48,7 @@ class Exported:
             interface,
             source=self.source,
             reference=self.reference,
-            thresholds=load_recipe(recipe).thresholds,
+            recipe=load_recipe(recipe),
             tokenizer=None,
             context_length=families.CONTEXT,
         )

@@ -48,7 +48,7 @@ def checks_of(source: ModelSource, reference: Reference) -> Callable[[Path], dic
             manifest.runtime.onnx,
             source=source,
             reference=reference,
-            thresholds=load_recipe(manifest.recipe.name).thresholds,
+            recipe=load_recipe(manifest.recipe.name),
             tokenizer=manifest.tokenizer,
             context_length=512,
         )

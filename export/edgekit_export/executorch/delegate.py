@@ -255,6 +255,12 @@ class _Builder:
         right = self._parameter(weight, format) if isinstance(weight, Parameter) else self._operand(weight)
         bias = self._operand(op.inputs[2]) if len(op.inputs) > 2 else _NONE
         output = self._value(op.output)
+        if bias != _NONE and format.storage == "int8-channel" and not format.dynamic:
+            # This kernel multiplies the bias by the weights' scales, too: it is added afterwards.
+            product = self._add(self._tensor(schema.XNNDatatype.xnn_datatype_fp32, self._sized(op.output)))
+            self._append("FullyConnected", schema.XNNFullyConnected(left, right, _NONE, product, 0))
+            self._append("Add", schema.XNNAdd(input1_id=product, input2_id=bias, output_id=output, flags=0))
+            return
         self._append("FullyConnected", schema.XNNFullyConnected(left, right, bias, output, 0))
 
 

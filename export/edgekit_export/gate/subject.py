@@ -7,8 +7,10 @@ from typing import Protocol
 
 from edgekit.progress import Progress
 from edgekit.schema.bundle import GateCheck, OnnxInterface
+from edgekit.schema.recipe import RecipeProfile
 from edgekit_export.gate.reference import Reference
 from edgekit_export.gate.rope import check_looked_up, check_rope
+from edgekit_export.gate.rounded import Rounded
 from edgekit_export.gate.runner import OnnxRunner, Runner
 from edgekit_export.gate.stored import StoredModel
 from edgekit_export.gate.weights import check_weights
@@ -26,6 +28,9 @@ class Subject(Protocol):
 
     def structure(self, source: ModelSource, reference: Reference, progress: Progress) -> list[GateCheck]:
         """What can be checked by reading the file."""
+
+    def rounded(self, source: ModelSource, recipe: RecipeProfile, progress: Progress) -> Rounded | None:
+        """The eager model that stores and rounds as the file and its kernels do; None where that is not known."""
 
 
 class OnnxSubject:
@@ -49,6 +54,9 @@ class OnnxSubject:
             check_rope(stored, source.config),
             check_weights(stored, source.tensors, source.tied, reference.energy, progress=progress),
         ]
+
+    def rounded(self, source: ModelSource, recipe: RecipeProfile, progress: Progress) -> None:
+        """onnxruntime chooses among kernels that round activations differently: no one model stands for them."""
 
 
 class ExecutorchSubject:
@@ -80,6 +88,15 @@ class ExecutorchSubject:
             check_looked_up(stored.rotary(), source.config),
             check_weights(stored, source.tensors, source.tied, reference.energy, progress=progress),
         ]
+
+    def rounded(self, source: ModelSource, recipe: RecipeProfile, progress: Progress) -> Rounded:
+        """XNNPACK rounds the inputs of products row by row, where the recipe says so."""
+        from edgekit_export.executorch.formats import formats_of
+        from edgekit_export.executorch.stored import StoredProgram
+
+        formats = formats_of(recipe)
+        stored = StoredProgram(self._model, source.tensors.shapes, source.tied)
+        return Rounded(source, stored, linear=formats.linear.dynamic, head=formats.head.dynamic, progress=progress)
 
 
 def subject_of(model: Path, interface: OnnxInterface | None) -> Subject:
