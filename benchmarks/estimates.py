@@ -56,7 +56,7 @@ def _no_reference(source: Any, text: Any, **settings: Any) -> Any:
     return Reference(text, [], [], {}, "none: made to be measured")
 
 
-def _not_judged(model: Path, interface: Any, *, reference: Any, thresholds: Any, context_length: int, **_: Any) -> Any:
+def _not_judged(model: Path, interface: Any, *, reference: Any, recipe: Any, context_length: int, **_: Any) -> Any:
     """A gate that says that it did not judge, and a golden record, so that the device is still checked."""
     from edgekit.schema.bundle import Gate, GateCheck, GateFigures
     from edgekit_export.gate.golden import record_golden
@@ -64,7 +64,7 @@ def _not_judged(model: Path, interface: Any, *, reference: Any, thresholds: Any,
     from edgekit_export.gate.subject import subject_of
 
     shipped, text = subject_of(model, interface).shipped(), reference.text
-    golden = record_golden(shipped, text.prompt, context_length=context_length, tolerance=thresholds.logit_tolerance)
+    golden = record_golden(shipped, text.prompt, context_length=context_length, tolerance=recipe.thresholds.logit_tolerance)
     nothing = dict.fromkeys(GateFigures.__struct_fields__, 0)
     check = GateCheck(name="judged", passed=False, found="not judged", limit="made to be measured, not to be used")
     return Judged(
