@@ -64,7 +64,8 @@ def _not_judged(model: Path, interface: Any, *, reference: Any, recipe: Any, con
     from edgekit_export.gate.subject import subject_of
 
     shipped, text = subject_of(model, interface).shipped(), reference.text
-    golden = record_golden(shipped, text.prompt, context_length=context_length, tolerance=recipe.thresholds.logit_tolerance)
+    tolerance = recipe.thresholds.logit_tolerance
+    golden = record_golden(shipped, text.prompt, context_length=context_length, tolerance=tolerance)
     nothing = dict.fromkeys(GateFigures.__struct_fields__, 0)
     check = GateCheck(name="judged", passed=False, found="not judged", limit="made to be measured, not to be used")
     return Judged(

@@ -28,8 +28,6 @@ from edgekit_export.sources import ModelSource, open_source
 from edgekit_export.sources.tensors import TensorStore
 
 CONTEXT = 128
-#: Families whose faults are put into programs always; the others' are `slow`.
-ALWAYS = ("gemma2", "gpt-neox")
 
 
 class Judge:
@@ -256,9 +254,8 @@ def _family_faults() -> list[object]:
     found = []
     for family, fault in families.faults():
         if fault.model is None and family.name != "minicpm3":
-            marks = () if family.name in ALWAYS else (pytest.mark.slow,)
             label = f"{family.name}, {fault.feature} {family.faults.index(fault)}"
-            found.append(pytest.param(family.name, family.faults.index(fault), id=label, marks=marks))
+            found.append(pytest.param(family.name, family.faults.index(fault), id=label))
     return found
 
 
@@ -276,6 +273,7 @@ def judge_of(tmp_path_factory: pytest.TempPathFactory, export_cache: Path) -> Ca
     return get
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "index"), _family_faults())
 def test_every_familys_faults_fail_the_4_bit_gate(name: str, index: int, judge_of: Callable[[str], Judge]) -> None:
     """Even those that are too subtle to show beside what 4 bits lose."""
