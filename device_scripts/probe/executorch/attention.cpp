@@ -65,12 +65,25 @@ typedef float Lanes __attribute__((vector_size(4 * kLanes), aligned(4), may_alia
 
 #define EDGEKIT_INLINE inline __attribute__((always_inline))
 
+// In decode each token reads the cache once, from memory, and one head's rows lie apart. The values of the keys at hand
+// come next, and the keys behind them.
+constexpr std::int64_t kAhead = 16;
+EDGEKIT_INLINE void fetch_ahead(const float* key, const float* value, std::int64_t dim) {
+  constexpr std::int64_t kLine = 64 / sizeof(float);
+  for (std::int64_t d = 0; d < dim; d += kLine) {
+    __builtin_prefetch(key + d, 0, 2);
+    __builtin_prefetch(value + d, 0, 2);
+  }
+}
+
 // Products of all queries with `width` keys. Head sizes that are common are constants: their loops have no ends to test.
 template <std::int64_t kDim>
 EDGEKIT_INLINE void score(const Block& task, const float* keys, std::int64_t width, float (*scores)[kKeys]) {
   const std::int64_t dim = kDim == 0 ? task.dim : kDim;
+  const float* values = task.values + (keys - task.keys);
   for (std::int64_t j = 0; j < width; ++j) {
     const float* key = keys + j * task.kv_stride;
+    if (task.together) fetch_ahead(key + kAhead * task.kv_stride, values + j * task.kv_stride, dim);
     for (std::int64_t i = 0; i < task.count; ++i) {
       const float* query = task.q + i * task.q_stride;
       float sum = 0;
