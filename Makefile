@@ -30,7 +30,7 @@ $(VENV)/.export: pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.export
 	tools/system_packages test
-	$(BIN)/python -m pip install --quiet --editable '.[executorch,cluster]' --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[executorch,cluster,usb]' --group dev
 	touch $@
 
 demo: $(VENV)/.export ## export SmolLM2-135M, probe it on this machine, write demo/report.html

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import secrets
@@ -57,7 +58,7 @@ def writing(device: Device, progress: Progress) -> Iterator[Lease]:
         DeviceFailedError: another writer does not end, or the device is lost.
         HostStorageError: no lock can be made on this host.
     """
-    script = StoreScript(device, _host_id())
+    script = StoreScript(device, _word(device))
     with _alone_on_host(device, progress):
         deadline = time.monotonic() + WAIT_TIMEOUT_S
         while True:
@@ -108,8 +109,17 @@ def _release(script: StoreScript) -> None:
             return
 
 
+def _word(device: Device) -> str:
+    """The lease of this host under the device's name: one of its processes writes at a time, so a dead one's is ours.
+
+    The lock of this host is the name's. A device may have several (USB and Wi-Fi, through a server and without): under
+    each of them we are another writer, who waits for the first.
+    """
+    return hashlib.sha256(f"{_host_id()} {device.name}".encode()).hexdigest()[:16]
+
+
 def _host_id() -> str:
-    """A word of this host's own. Since one of its processes writes at a time, a lease that a dead one left is ours.
+    """A word of this host's own.
 
     Raises:
         HostStorageError: it cannot be kept.

@@ -10,7 +10,7 @@ from typing import Literal
 from edgekit.device.adb_keys import signers
 from edgekit.device.adb_packets import Connection
 from edgekit.device.adb_streams import StreamWire
-from edgekit.device.adb_transport import TcpTransport, Transport, UsbTransport
+from edgekit.device.adb_transport import TcpTransport, Transport, UsbTransport, usb_packet_bytes
 from edgekit.device.adb_wire import Wire, WireError
 from edgekit.device.adbd import AdbdDevice
 from edgekit.device.base import Deadline, printable
@@ -121,4 +121,4 @@ class DirectDevice(AdbdDevice):
                 device=self.name,
                 hint="end an adb server that holds it (`adb kill-server`), and see that this user may use it",
             ) from error
-        return UsbTransport(usb)
+        return UsbTransport(usb, usb_packet_bytes(usb._setting.iterEndpoints()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from edgekit.device.adb_wire import WireError
@@ -11,6 +12,12 @@ from edgekit.device.base import printable
 
 #: ``LIBUSB_ERROR_TIMEOUT``
 _LIBUSB_TIMEOUT = -7
+#: libusb counts milliseconds, and 0 of them are none at all.
+_LEAST_TIMEOUT_S = 0.001
+#: The bit of an endpoint's address that says it leads to the host.
+_ENDPOINT_IN = 0x80
+#: Of an endpoint of USB 2.
+_HIGH_SPEED_PACKET = 512
 
 
 class Transport(Protocol):
@@ -81,31 +88,58 @@ class TcpTransport:
 
 
 class UsbTransport:
-    """A connected device of adb-shell's USB transport; its errors, libusb's, have no common ground."""
+    """A connected device of adb-shell's USB transport; its errors, libusb's, have no common ground.
 
-    def __init__(self, usb: Any) -> None:
+    An adbd reads a packet's head and its payload as transfers of their own. It sees where one ends by a packet of USB
+    that is not full; where all are, an empty one must follow (docs/dev/zero_length_packet.md of Android's adb).
+    """
+
+    def __init__(self, usb: Any, packet_bytes: int) -> None:
+        """Use a connected device.
+
+        Args:
+            usb: adb-shell's transport.
+            packet_bytes: ``wMaxPacketSize`` of its outgoing endpoint (see :func:`usb_packet_bytes`).
+        """
         self._usb = usb
+        self._packet_bytes = packet_bytes
 
     def read_into(self, view: memoryview, timeout: float) -> int | None:
         """Read what comes next (see :class:`Transport`)."""
         try:
-            data = self._usb.bulk_read(len(view), timeout)
+            # libusb takes no time at all for all the time there is.
+            data = self._usb.bulk_read(len(view), max(timeout, _LEAST_TIMEOUT_S))
         except Exception as error:
-            if getattr(getattr(error, "usb_error", None), "value", None) == _LIBUSB_TIMEOUT:
-                return None
-            raise WireError(f"connection lost ({printable(str(error))})") from error
+            usb_error = getattr(error, "usb_error", None)
+            if getattr(usb_error, "value", None) != _LIBUSB_TIMEOUT:
+                raise WireError(f"connection lost ({printable(str(error))})") from error
+            # Of a transfer that took longer, what has come until then is not sent again.
+            data = getattr(usb_error, "received", b"")
         view[: len(data)] = data
-        return len(data)
+        return len(data) or None
 
     def write(self, data: memoryview, timeout: float) -> int:
         """Write all of it (see :class:`Transport`)."""
         try:
             sent = self._usb.bulk_write(bytes(data), timeout)
+            if sent != len(data):
+                raise WireError(f"connection lost ({sent} of {len(data)} bytes were taken)")
+            if len(data) and len(data) % self._packet_bytes == 0:
+                self._usb.bulk_write(b"", timeout)
+        except WireError:
+            raise
         except Exception as error:
             raise WireError(f"connection lost ({printable(str(error))})") from error
-        return sent if isinstance(sent, int) and sent > 0 else len(data)
+        return len(data)
 
     def close(self) -> None:
         """Close it."""
         with contextlib.suppress(Exception):
             self._usb.close()
+
+
+def usb_packet_bytes(endpoints: Iterable[Any]) -> int:
+    """``wMaxPacketSize`` of the endpoint that leads to the device, from those of libusb's interface setting."""
+    return next(
+        (one.getMaxPacketSize() & 0x7FF for one in endpoints if not one.getAddress() & _ENDPOINT_IN), _HIGH_SPEED_PACKET
+    )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.device.base import Device, checked
+from edgekit.device.base import Device, checked, printable
 from edgekit.errors import InputError
 from edgekit.probing.launcher import MAX_EVENT_BYTES, fetch_profile, judge_launch
 from edgekit.progress import Progress, ProgressEvent, silent
@@ -75,7 +75,9 @@ def pull_runs(
 ) -> list[Path]:
     """Fetch runs that were left on the device, then remove them there.
 
-    A run that is already in ``out`` gets the launches and events it lacks.
+    A run that is already in ``out`` gets the launches and events it lacks. One that cannot be fetched stays on the
+    device and keeps no other from being fetched; of one that a host began and was gone before it measured anything,
+    nothing is left.
 
     Args:
         device: where to look.
@@ -88,7 +90,7 @@ def pull_runs(
         The run directories on the host.
 
     Raises:
-        InputError: no run of that name lies on the device.
+        InputError: no run of that name lies on the device, or some could not be fetched; the others were.
         DeviceFailedError: the device was lost on the way; what is in ``out`` is whole.
     """
     names = list_runs(device)
@@ -100,12 +102,32 @@ def pull_runs(
                 hint=f"it has: {', '.join(names) or 'none'}",
             )
         names = [only]
-    pulled = []
+    pulled, failed = [], []
     for number, name in enumerate(names):
         progress(ProgressEvent(f"pull from {device.name}", done=number, total=len(names), unit="runs", detail=name))
-        pulled.append(_pull_run(device, f"{runs_dir(device)}/{name}", out / name))
+        remote = f"{runs_dir(device)}/{name}"
+        try:
+            pulled.append(_pull_run(device, remote, out / name))
+        except InputError as error:
+            if only is not None:
+                raise
+            if not _names(device, f"{remote}/launches"):
+                # Its manifests were on their way when the host was gone.
+                if not keep:
+                    remove(device, name)
+            else:
+                failed.append((name, error))
+            continue
         if not keep:
             remove(device, name)
+    if failed:
+        reasons = printable("\n".join(f"{name}: {error.message}" for name, error in failed))
+        raise InputError(
+            f"pull {len(failed)} of {len(names)} runs; the other {len(pulled)} are in {out}",
+            device=device.name,
+            detail=reasons,
+            hint=f"what is broken lies in {runs_dir(device)} on the device: look at it there, or remove it",
+        )
     return pulled
 
 
@@ -187,6 +209,8 @@ class _Fetcher:
                 device=self.device.name,
                 hint="the run on the device is incomplete; remove its folder there",
             )
+        if found.kind != "file":
+            raise InputError(f"pull {remote}: not a file", device=self.device.name)
         if found.size > limit:
             raise InputError(f"pull {remote}: {found.size} bytes is more than such a file has", device=self.device.name)
         self._left -= found.size

@@ -13,6 +13,7 @@ import pytest
 from board import Board
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from usb_pipe import Phone, plug_in
 
 from edgekit.device import adbd, adbd_shell, local
 from edgekit.device.adb import AdbDevice
@@ -33,6 +34,7 @@ LONG = str(1_000_000 + os.getpid())
         "local",
         pytest.param("x86_board", marks=pytest.mark.board),
         pytest.param("x86_board-direct", marks=pytest.mark.board),
+        pytest.param("x86_board-usb", marks=[pytest.mark.board, pytest.mark.slow]),
         pytest.param("x86_board-server elsewhere", marks=pytest.mark.board),
         pytest.param("arm_board", marks=pytest.mark.board),
     ]
@@ -47,7 +49,10 @@ def device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Device]:
         yield request.getfixturevalue("behind_another_host")
         return
     if way:
-        made = DirectDevice(board.serial)
+        if way == "usb":
+            pytest.importorskip("usb1", reason="NO USB, NOT TESTED: the extra `usb` is not installed")
+            plug_in(request.getfixturevalue("monkeypatch"), Phone(board.host, boards.ADBD_PORT))
+        made = DirectDevice("usb" if way == "usb" else board.serial)
         yield made
         made.close()
         return
@@ -85,7 +90,9 @@ def place(device: Device) -> Iterator[str]:
 
 def test_names_and_facts(device: Device) -> None:
     assert isinstance(device, Device)
-    assert device.name == "local" or device.name.startswith(("adb:10.77.", "adb:127.0.0.1", "adb-direct:10.77."))
+    assert device.name == "local" or device.name.startswith(
+        ("adb:10.77.", "adb:127.0.0.1", "adb-direct:10.77.", "adb-direct:usb")
+    )
     assert device.root.startswith("/")
 
 

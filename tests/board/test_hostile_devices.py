@@ -127,6 +127,25 @@ def test_what_is_too_much_is_not_pulled(
     device.run(["rm", "-rf", device.root])
 
 
+def test_a_run_that_is_broken_keeps_no_other_from_being_pulled(left_run: tuple[Device, str], tmp_path: Path) -> None:
+    device, name = left_run
+    runs = recovery.runs_dir(device)
+    plant = """
+    mkdir -p "$1/0-begun" "$1/0-cut/launches/000" "$1/0-endless/launches/000"
+    head -c 100 "$1/$2/run.json" >"$1/0-cut/run.json"
+    ln -s /dev/zero "$1/0-endless/run.json"
+    """
+    assert device.run(["sh", "-c", plant, "sh", runs, name]).exit_code == 0
+    with pytest.raises(InputError, match="pull 2 of 4 runs; the other 1 ") as caught:
+        recovery.pull_runs(device, tmp_path / "out")
+    assert "0-cut: " in str(caught.value)
+    assert "0-endless: " in str(caught.value)
+    assert edgekit.compare([tmp_path / "out" / name]).rows
+    # What was fetched is gone there, and so is what a host began and never measured; what is broken is left.
+    assert sorted(recovery.list_runs(device)) == ["0-cut", "0-endless"]
+    device.run(["rm", "-rf", device.root])
+
+
 @pytest.mark.parametrize("system", ["debian", *SYSTEMS])
 def test_another_user_of_the_device_cannot_poison_the_store(x86_board: Board, tmp_path: Path, system: str) -> None:
     device = Userland(

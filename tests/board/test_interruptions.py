@@ -111,14 +111,19 @@ def test_a_host_that_is_killed_at_any_point_starts_again(
     assert kinds(device) == {"bundles": 3, "objects": 3}
 
 
-def test_two_hosts_push_at_once(new_board: Callable[..., Board], tmp_path: Path) -> None:
+@pytest.mark.parametrize("who", ["two hosts", "one host, two ways"])
+def test_two_push_at_once(new_board: Callable[..., Board], tmp_path: Path, who: str) -> None:
+    """One device may be known by several names: USB and Wi-Fi, through an adb server and without."""
     board = new_board()
     device = board.device()
+    second = device.name if who == "two hosts" else f"adb-direct:{board.serial}"
     for name, size in (("shared", 20 * MIB), ("first", 4 * MIB), ("second", 4 * MIB)):
         (tmp_path / name).write_bytes(os.urandom(size))
     hosts = [
-        host(tmp_path / f"host {name}", device.name, tmp_path / "shared", tmp_path / name)
-        for name in ("first", "second")
+        host(
+            tmp_path / ("host" if second != device.name else f"host {name}"), way, tmp_path / "shared", tmp_path / name
+        )
+        for name, way in (("first", device.name), ("second", second))
     ]
     said = [process.communicate(timeout=LIMIT_S) for process in hosts]
     assert [process.returncode for process in hosts] == [0, 0], said
