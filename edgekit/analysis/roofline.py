@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from edgekit.analysis.accounting.memory import head_bytes
 from edgekit.analysis.accounting.stored import matrix_bytes
 from edgekit.analysis.estimator.rating import multiply_adds_per_second
 from edgekit.analysis.load import RunData
@@ -109,11 +110,17 @@ def bytes_read(bundle: Bundle, *, new: int, depth: int) -> int:
     if not shape.tied_embedding:
         form = _form(bundle, "embedding")
         unread += shape.vocab * shape.hidden * 4 if form is None else sum(matrix_bytes(shape.vocab, shape.hidden, form))
-    interface = bundle.runtime.onnx
-    element = 2 if interface is not None and interface.cache_dtype == "float16" else 4
-    row = 2 * shape.layers * shape.kv_heads * shape.head_dim * element
+    row = 2 * shape.layers * shape.kv_heads * kept_head_bytes(bundle)
     seen = min(depth, shape.sliding_window or depth) + new
     return max(bundle.size_bytes - unread, 0) + seen * row
+
+
+def kept_head_bytes(bundle: Bundle) -> int:
+    """What one head of one position takes of the bundle's cache, for its key or its value."""
+    interface = bundle.runtime.onnx
+    if interface is not None and interface.cache_dtype == "float16":
+        return 2 * bundle.architecture.head_dim
+    return head_bytes(bundle.architecture.head_dim, bundle.runtime.kv_cache)
 
 
 def multiply_adds(bundle: Bundle, *, new: int, depth: int) -> int:

@@ -9,6 +9,7 @@ from edgekit.analysis.configurations import configuration
 if TYPE_CHECKING:
     from edgekit.analysis.estimator.predict import Estimate
     from edgekit.analysis.estimator.proof import Proof
+    from edgekit.schema.recipe import KvCache
 
 #: Used where the model allows it; what an export takes by default.
 DEFAULT_CONTEXT = 2048
@@ -25,6 +26,7 @@ def estimate(
     context: int | None = None,
     threads: int | None = None,
     memory_gib: int | None = None,
+    kv_cache: KvCache = "float32",
 ) -> Estimate:
     """Whether a model will fit on a device, and how fast it will be.
 
@@ -38,6 +40,7 @@ def estimate(
         context: tokens that fit in the cache; None: 2048, or what the model allows.
         threads: CPU threads; None: all cores outside the slowest cluster.
         memory_gib: the device's memory; None: the smallest it is sold with.
+        kv_cache: ``int8`` makes the recipe the one called ``RECIPE-kv8``.
 
     Raises:
         InputError: an unknown name, contradictory shapes, or sizes that cannot be.
@@ -46,14 +49,14 @@ def estimate(
     from edgekit.analysis.accounting.families import decoder_of
     from edgekit.analysis.estimator.predict import estimate as predict
     from edgekit.schema.device_profile import load_device_profile
-    from edgekit.schema.recipe import load_recipe
+    from edgekit.schema.recipe import load_recipe, with_kv_cache
 
     decoder = decoder_of(configuration(model), origin=model)
     if context is None:
         context = min(DEFAULT_CONTEXT, decoder.max_position or DEFAULT_CONTEXT)
     return predict(
         decoder,
-        load_recipe(recipe),
+        load_recipe(*with_kv_cache([recipe], kv_cache)),
         load_device_profile(device),
         runtime=runtime,
         context=context,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import InputError, MissingToolError
 from edgekit.progress import Progress, silent
+from edgekit.schema.recipe import KvCache, with_kv_cache
 
 if TYPE_CHECKING:
     from edgekit.schema.bundle import Gate
@@ -33,6 +34,7 @@ def export(
     allow_unfaithful: bool = False,
     force: bool = False,
     exporter: str = "edgekit",
+    kv_cache: KvCache = "float32",
     progress: Progress = silent,
 ) -> list[ExportOutcome]:
     """Export a model to one bundle per recipe, each checked against its source.
@@ -47,6 +49,7 @@ def export(
         revision: revision of a hub model.
         allow_unfaithful: keep a bundle that fails the gate; the override is recorded in it.
         force: export again what is there already.
+        kv_cache: ``int8`` keeps keys and values in 8 bits (executorch); the bundles are called ``...-RECIPE-kv8``.
         exporter: whose export: ``edgekit``, or ``optimum`` as a second opinion (fp32 for onnxruntime, in an
             environment of its own that is made on first use).
         progress: told of every stage.
@@ -67,7 +70,7 @@ def export(
     return list(
         _pipeline().export_bundles(
             source,
-            list(recipes),
+            with_kv_cache(recipes, kv_cache),
             list(runtimes),
             out_dir=Path(out),
             context_length=context,

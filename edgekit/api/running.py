@@ -14,6 +14,7 @@ from edgekit.api.measuring import chosen_protocol, probe
 from edgekit.errors import UnsupportedError
 from edgekit.progress import Progress, silent
 from edgekit.schema.protocol import Kernels
+from edgekit.schema.recipe import KvCache, with_kv_cache
 
 if TYPE_CHECKING:
     from edgekit.analysis.comparison import Comparison
@@ -43,6 +44,7 @@ def run(
     out: str | Path = "runs",
     report_to: str | Path | None = None,
     context: int | None = None,
+    kv_cache: KvCache = "float32",
     revision: str | None = None,
     allow_unfaithful: bool = False,
     allow_too_large: bool = False,
@@ -91,6 +93,7 @@ def run(
     )
     if context is None:
         context = wanted.context
+    recipes = with_kv_cache(recipes, kv_cache)
     expected = expectations(
         source, recipes=recipes, runtimes=runtimes, device=device, protocol=wanted, context=context, progress=progress
     )

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import click
 
-from edgekit.cli.options import NameList, output_option
+from edgekit.cli.options import NameList, kv_cache_option, output_option
 from edgekit.cli.tables import print_estimates, print_proof
 from edgekit.reporting.tables import Format
 from edgekit.schema.bundle import RuntimeName
@@ -28,6 +28,7 @@ from edgekit.schema.bundle import RuntimeName
 @click.option(
     "-c", "--context", type=int, help="Tokens that fit in the KV cache [default: 2048, or what the model allows]."
 )
+@kv_cache_option
 @click.option("-t", "--threads", type=int, help="CPU threads [default: the cores outside the slowest cluster].")
 @click.option(
     "--memory", "memory_gib", type=int, metavar="GIB", help="The device's memory [default: the smallest sold]."

@@ -49,6 +49,7 @@ def command(source: str, out: Path, output: Format, **options: Any) -> None:
             allow_unfaithful=options["allow_unfaithful"],
             force=options["force"],
             exporter=options["exporter"],
+            kv_cache=options["kv_cache"],
             progress=progress,
         )
     print_exports(outcomes, output)

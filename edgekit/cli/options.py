@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
+
+from edgekit.schema.recipe import KvCache
 
 CallableT = TypeVar("CallableT", bound=Callable[..., Any])
 
@@ -187,6 +189,16 @@ def power_options(function: CallableT) -> CallableT:
     return function
 
 
+#: How the KV cache is kept.
+kv_cache_option = click.option(
+    "--kv-cache",
+    type=click.Choice(get_args(KvCache)),
+    default="float32",
+    show_default=True,
+    help="How keys and values are kept; int8 makes recipe w4a8 the recipe w4a8-kv8 (executorch).",
+)
+
+
 def source_options(function: CallableT) -> CallableT:
     """What to export: runtime, recipes, context length, revision."""
     decorators = [
@@ -212,6 +224,7 @@ def source_options(function: CallableT) -> CallableT:
             type=click.IntRange(min=2),
             help="Tokens that fit in the KV cache [default: 2048, or what the model allows].",
         ),
+        kv_cache_option,
         click.option("--revision", help="Revision of a model from the hub."),
         click.option("--allow-unfaithful", is_flag=True, help="Keep a bundle that fails the gate; recorded in it."),
     ]

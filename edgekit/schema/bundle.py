@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from edgekit.schema.codec import Document
+from edgekit.schema.recipe import KvCache
 
 MANIFEST = "bundle.json"
 
@@ -120,6 +121,8 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     #: Tokens that fit in the KV cache as exported.
     context_length: int
     kv_cache_bytes: int
+    #: How keys and values are kept (executorch); a graph says it itself (``onnx.cache_dtype``).
+    kv_cache: KvCache = "float32"
     onnx: OnnxInterface | None = None
     #: Memory that the runtime allocates at once for activations and cache, where it plans it ahead (executorch).
     planned_bytes: int | None = None

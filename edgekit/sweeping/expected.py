@@ -54,7 +54,7 @@ def bundle_pass_seconds(
                 available_bytes=None,
             )
             return max(0.0, found.seconds.value - LAUNCH_S) if found.seconds is not None else None
-        work = work_of(decoder, stored_bytes(decoder, recipe, runtime=runtime, context=context))
+        work = work_of(decoder, stored_bytes(decoder, recipe, runtime=runtime, context=context), recipe.kv_cache)
     except EdgekitError:
         return None
     return sum(

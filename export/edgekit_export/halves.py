@@ -178,6 +178,7 @@ class ExecutorchHalf:
                 operators=audited(written.operators),
                 context_length=traced.context,
                 kv_cache_bytes=written.kv_cache_bytes,
+                kv_cache=profile.kv_cache,
                 planned_bytes=written.planned_bytes,
             ),
             bits_per_weight=written.bits_per_weight,

@@ -10,7 +10,7 @@ from edgekit.errors import EdgekitError, InputError, UnfaithfulError
 from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.schema.bundle import Bundle, Gate, GateCheck, OnnxInterface
 from edgekit.schema.integrity import check_bundle
-from edgekit.schema.recipe import RecipeProfile, load_recipe, recipe_names
+from edgekit.schema.recipe import KV8, RecipeProfile, load_recipe, recipe_names
 from edgekit_export.gate.golden import check_golden
 from edgekit_export.gate.judge import judge, refuse_or_record
 from edgekit_export.gate.reference import compute_reference
@@ -98,7 +98,7 @@ def _open_source(bundle: Bundle, named: str | None, progress: Progress) -> Model
 
 def _recipe(bundle: Bundle) -> RecipeProfile:
     """The recipe with its limits: the one shipped under its name, else the one the bundle recorded."""
-    if bundle.recipe.name in recipe_names():
+    if bundle.recipe.name.removesuffix(KV8) in recipe_names():
         return load_recipe(bundle.recipe.name)
     settings = {key: value for key, value in bundle.recipe.settings.items() if key != "kept"}
     try:

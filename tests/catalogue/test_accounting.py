@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edgekit.analysis.accounting.families import decoder_of
-from edgekit.analysis.accounting.memory import working_bytes
+from edgekit.analysis.accounting.memory import cache_bytes, working_bytes
 from edgekit.analysis.accounting.stored import matrix_bytes, stored_bytes
 from edgekit.errors import InputError, UnsupportedError
 from edgekit.schema.model_profile import load_model_profile
@@ -77,7 +77,7 @@ def lowered(request: pytest.FixtureRequest) -> tuple[dict[str, Any], Any]:
     return config, build_decoder(make_config(config, origin="test"), context=CONTEXT)
 
 
-@pytest.mark.parametrize("name", ["fp32", "w8", "w8a8", "w4a8", "w4a8-e4"])
+@pytest.mark.parametrize("name", ["fp32", "w8", "w8a8", "w4a8", "w4a8-e4", "w4a8-kv8"])
 def test_a_real_program_weighs_what_was_predicted(
     lowered: tuple[dict[str, Any], Any], name: str, tmp_path: Path
 ) -> None:
@@ -96,7 +96,8 @@ def test_a_real_program_weighs_what_was_predicted(
     predicted = stored_bytes(decoder, recipe, runtime="executorch", context=CONTEXT)
     assert predicted.total == pytest.approx(path.stat().st_size, rel=TOLERANCE)
     assert predicted.bits_per_weight == pytest.approx(written.bits_per_weight, rel=5e-3)
-    assert working_bytes(decoder, context=CONTEXT, prompt=1).kv_cache == written.kv_cache_bytes
+    working = working_bytes(decoder, context=CONTEXT, prompt=1, kv_cache=recipe.kv_cache)
+    assert working.kv_cache == written.kv_cache_bytes
 
 
 def test_quantized_matrices_by_hand() -> None:
@@ -108,6 +109,15 @@ def test_quantized_matrices_by_hand() -> None:
     channel = MatrixFormat(scheme="dynamic", bits=8, symmetric=True)
     assert matrix_bytes(10, 100, channel) == (1000, 40)
     assert matrix_bytes(10, 100, MatrixFormat(scheme="float", dtype="float16")) == (2000, 0)
+
+
+def test_an_int8_cache_by_hand() -> None:
+    decoder = decoder_of(load_model_profile("smollm2-135m").config, origin="test")
+    # 30 layers, keys and values, 3 heads of 64: a byte a number, a scale of 4 bytes and a zero point of 1.
+    assert cache_bytes(decoder, 2048, "int8") == 30 * 2 * 3 * (64 + 4 + 1) * 2048
+    assert cache_bytes(decoder, 2048, "float32") == 30 * 2 * 3 * 64 * 4 * 2048
+    with pytest.raises(UnsupportedError, match="KV cache"):
+        stored_bytes(decoder, load_recipe("w4-kv8"), runtime="onnxruntime", context=64)
 
 
 def test_a_window_keeps_the_whole_cache_and_a_convolution_keeps_none() -> None:

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Mixtr
 
 from edgekit.errors import InputError, UnfaithfulError, UnsupportedError
 from edgekit.schema.integrity import check_bundle
-from edgekit.schema.recipe import load_recipe, recipe_names
+from edgekit.schema.recipe import load_recipe, recipe_names, with_kv_cache
 from edgekit_export.executorch.decoder import build_decoder
 from edgekit_export.executorch.formats import formats_of
 from edgekit_export.executorch.masks import read_mask
@@ -111,6 +111,26 @@ def test_families_compute_what_eager_computes(name: str, tmp_path: Path) -> None
 def test_features_that_attention_or_layout_must_know(name: str, tmp_path: Path) -> None:
     """Soft caps with windows, ALiBi, short convolutions, learned positions, interleaved and partial rotation."""
     assert run_against_eager(families.family(name).config(), tmp_path / "model.pte") < 1e-4
+
+
+def test_an_int8_cache_is_close_to_a_float_one_and_refused_where_attention_cannot_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "model.pte"
+    assert 1e-5 < run_against_eager(FAMILIES["llama, untied, heads wider than hidden / heads"], path, "fp32-kv8") < 0.2
+    for name, reason in (("gemma2", "soft-capped"), ("bloom", "ALiBi")):
+        with pytest.raises(UnsupportedError, match=reason):
+            run_against_eager(families.family(name).config(), path, "fp32-kv8")
+    with pytest.raises(UnsupportedError, match="KV cache"):
+        export_onnx(SOURCE, ["fp32-kv8"], out_dir=tmp_path)
+
+
+def test_an_int8_cache_is_a_recipe_of_its_own() -> None:
+    plain, eight = load_recipe("w4a8"), load_recipe("w4a8-kv8")
+    assert (eight.name, eight.kv_cache, plain.kv_cache) == ("w4a8-kv8", "int8", "float32")
+    assert eight.linear == plain.linear
+    assert eight.thresholds.kl_mean > plain.thresholds.kl_mean
+    assert with_kv_cache(["w4a8", "w8-kv8"], "int8") == ["w4a8-kv8", "w8-kv8"]
+    with pytest.raises(InputError):
+        load_recipe("w4a8-kv8-kv8")
 
 
 def test_windows_are_masks_made_once_and_only_where_the_cache_outgrows_them() -> None:

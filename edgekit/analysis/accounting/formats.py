@@ -8,7 +8,7 @@ import msgspec
 
 from edgekit.analysis.accounting.decoder import Decoder
 from edgekit.errors import InputError, UnsupportedError
-from edgekit.schema.recipe import MatrixFormat, RecipeProfile
+from edgekit.schema.recipe import KvCache, MatrixFormat, RecipeProfile
 
 #: Paths of matrices inside a layer, as most architectures spell them.
 _PATHS = {
@@ -35,6 +35,7 @@ class Formats:
     embedding: MatrixFormat
     kept: MatrixFormat | None = None
     kept_names: frozenset[str] = frozenset()
+    kv_cache: KvCache = "float32"
 
     def of(self, matrix: str) -> MatrixFormat:
         """The format of a layer's matrix."""
@@ -52,12 +53,14 @@ def formats_of(decoder: Decoder, recipe: RecipeProfile, runtime: str) -> Formats
     if options is None or "refused" in options:
         reason = options["refused"] if options else "it has no table for it"
         raise UnsupportedError(f"recipe {recipe.name} does not serve {runtime}: {reason}")
+    if runtime == "onnxruntime" and recipe.kv_cache != "float32":
+        raise UnsupportedError(f"recipe {recipe.name} does not serve {runtime}: its attention has no such KV cache")
     linear = _own(options.get("linear"), recipe.linear, recipe)
     head = _own(options.get("head"), recipe.head, recipe)
     embedding = _own(options.get("embedding"), recipe.embedding, recipe)
     mixed = options.get("mixed", recipe.mixed)
     if not mixed:
-        return Formats(linear, head, embedding)
+        return Formats(linear, head, embedding, kv_cache=recipe.kv_cache)
     if mixed.get("select") != "names":
         raise UnsupportedError(
             f"recipe {recipe.name} chooses its layers by measuring the model's weights: its size is known after export",
@@ -72,7 +75,7 @@ def formats_of(decoder: Decoder, recipe: RecipeProfile, runtime: str) -> Formats
             hint="choose a recipe that is not mixed",
         )
     form = MatrixFormat(scheme="weight-only", bits=mixed["bits"], block=mixed["block"])
-    return Formats(linear, head, embedding, form, kept)
+    return Formats(linear, head, embedding, form, kept, recipe.kv_cache)
 
 
 def _own(own: object, shared: MatrixFormat, recipe: RecipeProfile) -> MatrixFormat:

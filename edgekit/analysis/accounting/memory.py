@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from edgekit.analysis.accounting.decoder import Attention, Decoder
 from edgekit.analysis.accounting.stored import PAGE
 from edgekit.errors import InputError
+from edgekit.schema.recipe import KvCache
 
-#: The exporter's caches, activations and logits are 32-bit floats.
+#: The exporter's activations and logits are 32-bit floats, and its caches where nothing else is asked for.
 FLOAT = 4
+#: A scale in 32 bits and a zero point in 8, of each head of each position in an int8 cache.
+POINTS = 5
 #: Activations of ``widest`` that the runtime's arena holds: an operator's input and output, what another branch keeps,
 #: and what growing by doubling leaves over. Seen with onnxruntime 1.32.
 _LIVE = 4
@@ -38,7 +41,22 @@ class WorkingBytes:
         return self.kv_cache + self.state + self.activations + self.logits
 
 
-def working_bytes(decoder: Decoder, *, context: int, prompt: int, filled: int | None = None) -> WorkingBytes:
+def head_bytes(head_dim: int, kv_cache: KvCache) -> int:
+    """What one head of one position takes of the cache, for its key or its value."""
+    return head_dim + POINTS if kv_cache == "int8" else head_dim * FLOAT
+
+
+def cache_bytes(decoder: Decoder, positions: int, kv_cache: KvCache) -> int:
+    """Keys and values of so many positions in all layers."""
+    return sum(
+        2 * attention.kv_heads * head_bytes(attention.head_dim, kv_cache) * positions
+        for attention in decoder.attentions
+    )
+
+
+def working_bytes(
+    decoder: Decoder, *, context: int, prompt: int, filled: int | None = None, kv_cache: KvCache = "float32"
+) -> WorkingBytes:
     """What a sequence needs beside the weights.
 
     Args:
@@ -46,6 +64,7 @@ def working_bytes(decoder: Decoder, *, context: int, prompt: int, filled: int | 
         context: tokens that fit in the cache; it is allocated whole.
         prompt: tokens prefilled at once.
         filled: tokens in the cache in the end; None: ``prompt``.
+        kv_cache: how keys and values are kept.
 
     Raises:
         InputError: a context or prompt that cannot be.
@@ -65,16 +84,16 @@ def working_bytes(decoder: Decoder, *, context: int, prompt: int, filled: int | 
     widest = max(layer.widest for layer in decoder.layers)
     live = _LIVE * widest + decoder.hidden
     return WorkingBytes(
-        kv_cache=decoder.cache_elements(context) * FLOAT,
-        kv_touched=sum(_touched(attention, context, filled) for attention in decoder.attentions),
+        kv_cache=cache_bytes(decoder, context, kv_cache),
+        kv_touched=sum(_touched(attention, context, filled, kv_cache) for attention in decoder.attentions),
         state=decoder.state_elements * FLOAT,
         activations=max(prompt, 1) * live * FLOAT,
         logits=decoder.vocabulary * FLOAT,
     )
 
 
-def _touched(attention: Attention, context: int, filled: int) -> int:
+def _touched(attention: Attention, context: int, filled: int, kv_cache: KvCache) -> int:
     """Keys and values of one layer: each head has its own stretch of the buffer, touched page by page."""
-    row = attention.head_dim * FLOAT
+    row = head_bytes(attention.head_dim, kv_cache)
     stretch = min(-(-filled * row // PAGE) * PAGE, context * row)
     return 2 * attention.kv_heads * stretch

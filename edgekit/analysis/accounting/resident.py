@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from edgekit.analysis.accounting.decoder import Decoder
 from edgekit.analysis.accounting.formats import Formats, formats_of
-from edgekit.analysis.accounting.memory import working_bytes
+from edgekit.analysis.accounting.memory import cache_bytes, working_bytes
 from edgekit.analysis.accounting.stored import stored_bytes
 from edgekit.schema.recipe import RecipeProfile
 
@@ -146,5 +146,5 @@ def _executorch(decoder: Decoder, formats: Formats, classes: dict[str, int], req
     private = head + sum(classes.get(kind, 0) for kind in ("linear", "linear scales", "norms and biases"))
     mapped = looked_up(embedding, request.tokens) + classes.get("rotary tables", 0) + classes["graph"]
     # A cache position holds all heads of a token: whole rows are touched.
-    cache = decoder.cache_elements(request.filled) * _FLOAT
+    cache = cache_bytes(decoder, request.filled, formats.kv_cache)
     return Resident(mapped, private, cache, 0)

@@ -12,7 +12,8 @@ from typing import Final
 from edgekit.analysis.accounting import executorch, stored
 from edgekit.analysis.accounting.decoder import Attention, Decoder
 from edgekit.analysis.accounting.formats import Formats
-from edgekit.schema.recipe import MatrixFormat
+from edgekit.analysis.accounting.memory import head_bytes
+from edgekit.schema.recipe import KvCache, MatrixFormat
 
 #: Unit of bytes, multiply-adds and elements: rates are then seconds per 1e9 of them.
 GIGA: Final = 1e9
@@ -79,7 +80,7 @@ def amounts(decoder: Decoder, formats: Formats, runtime: str, *, new: int, depth
         if new > 1 and index != last:
             found.add("elements", new * (layer.widest + 2 * decoder.hidden) / GIGA)
         if layer.attention is not None:
-            _attend(layer.attention, found, new=new, depth=depth)
+            _attend(layer.attention, found, formats.kv_cache, new=new, depth=depth)
     for matrix in decoder.extra:
         product(matrix.rows, matrix.columns, formats.linear, new)
     product(decoder.head.rows, decoder.head.columns, formats.head, 1)
@@ -88,10 +89,10 @@ def amounts(decoder: Decoder, formats: Formats, runtime: str, *, new: int, depth
     return dict(found)
 
 
-def _attend(attention: Attention, found: _Amounts, *, new: int, depth: int) -> None:
+def _attend(attention: Attention, found: _Amounts, kv_cache: KvCache, *, new: int, depth: int) -> None:
     seen = depth if attention.window is None else min(depth, attention.window)
     if new == 1:
-        found.add("cache", 2 * attention.kv_heads * attention.head_dim * (seen + 1) * _FLOAT / GIGA)
+        found.add("cache", 2 * attention.kv_heads * head_bytes(attention.head_dim, kv_cache) * (seen + 1) / GIGA)
         found.add("attend", 2 * attention.heads * attention.head_dim * (seen + 1) / GIGA)
     else:
         pairs = new * seen + new * (new + 1) / 2

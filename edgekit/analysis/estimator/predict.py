@@ -103,7 +103,9 @@ def estimate(
             f"a prompt of {prompt} and {generated} generated tokens do not make sense in a context of {context}",
             hint="give at least one of each, together no more than the context",
         )
-    working = working_bytes(decoder, context=context, prompt=prompt, filled=prompt + generated)
+    working = working_bytes(
+        decoder, context=context, prompt=prompt, filled=prompt + generated, kv_cache=recipe.kv_cache
+    )
     cores = sum(cluster.count for cluster in device.clusters)
     threads = device.fast_cores if threads is None else threads
     if not 1 <= threads <= cores:

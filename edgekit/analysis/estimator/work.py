@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgekit.analysis.accounting.decoder import Decoder
+from edgekit.analysis.accounting.memory import cache_bytes
 from edgekit.analysis.accounting.stored import StoredBytes
+from edgekit.schema.recipe import KvCache
 
 #: Classes of a bundle that every pass reads whole; of an untied embedding it reads a few rows.
 _READ = ("linear", "linear scales", "norms and biases", "head", "head scales")
-_FLOAT = 4
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Work:
         return self.weight_bytes + (depth + new) * self.cache_bytes
 
 
-def work_of(decoder: Decoder, stored: StoredBytes) -> Work:
-    """The work of a bundle's decoder."""
+def work_of(decoder: Decoder, stored: StoredBytes, kv_cache: KvCache = "float32") -> Work:
+    """The work of a bundle's decoder, whose keys and values are kept in ``kv_cache``."""
     read = sum(stored.classes.get(kind, 0) for kind in _READ)
     if decoder.tied:
         read += stored.classes["embedding"] + stored.classes.get("embedding scales", 0)
@@ -48,6 +49,6 @@ def work_of(decoder: Decoder, stored: StoredBytes) -> Work:
         products=sum(matrix.elements for matrix in decoder.linears),
         head=decoder.head.elements,
         attention=sum(2 * attention.heads * attention.head_dim for attention in decoder.attentions),
-        cache_bytes=decoder.cache_elements(1) * _FLOAT,
+        cache_bytes=cache_bytes(decoder, 1, kv_cache),
         blocks=len(decoder.layers),
     )

@@ -66,7 +66,7 @@ class Memory:
     #: Activations, scores, logits: what is computed with.
     compute: int | None = None
     #: Bytes of one element of the cache.
-    cache_element: int = 2
+    cache_element: float = 2
 
 
 @dataclass(frozen=True)

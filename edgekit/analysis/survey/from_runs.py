@@ -11,6 +11,7 @@ from edgekit.analysis import metrics
 from edgekit.analysis.load import LaunchData, RunData
 from edgekit.analysis.memory import MemorySplit, launch_split
 from edgekit.analysis.operators import breakdown, is_product
+from edgekit.analysis.roofline import kept_head_bytes
 from edgekit.analysis.survey.evidence import Contrast, Evidence, Memory, Shape, Shares, Stamina, Subject, Timing
 from edgekit.analysis.sustained import sustained
 from edgekit.schema.bundle import Bundle
@@ -185,14 +186,10 @@ def _memories(runs: Sequence[SurveyedRun]) -> list[Memory]:
                 # Of what is written: the cache is allocated for the whole context, memory is given page by page.
                 kv_cache=bundle.runtime.kv_cache_bytes * filled // max(bundle.runtime.context_length, 1),
                 compute=round(statistics.median(split.activations for split in splits)) if splits else None,
-                cache_element=_cache_element(bundle),
+                cache_element=kept_head_bytes(bundle) / bundle.architecture.head_dim,
             )
         )
     return memories
-
-
-def _cache_element(bundle: Bundle) -> int:
-    return 2 if bundle.runtime.onnx is not None and bundle.runtime.onnx.cache_dtype == "float16" else 4
 
 
 def _peaks(data: RunData) -> Iterator[tuple[LaunchData, int, int]]:

@@ -16,10 +16,14 @@ IN_PROBE = frozenset(
         "aten::select_copy.int_out",
         "aten::slice_copy.Tensor_out",
         "aten::where.self_out",
+        "dim_order_ops::_to_dim_order_copy.out",
+        "llama::custom_quantized_sdpa.out",
         "llama::custom_sdpa.out",
         "llama::update_cache.out",
         "quantized_decomposed::embedding_4bit.out",
+        "quantized_decomposed::choose_qparams_per_token_asymmetric.out",
         "quantized_decomposed::embedding_byte.out",
+        "quantized_decomposed::quantize_per_token.out",
     }
 )
 

@@ -9,7 +9,9 @@ from typing import Any
 from executorch.exir import schema
 from executorch.exir.scalar_type import ScalarType
 
+from edgekit.errors import UnsupportedError
 from edgekit.schema.operators import Module, OperatorLabel
+from edgekit.schema.recipe import KvCache
 from edgekit_export.executorch.decoder import Decoder
 from edgekit_export.executorch.delegate import Delegate, NamedData, build_delegate
 from edgekit_export.executorch.graph import OUTSIDE, Derived, Op, Operand, Parameter, Shape, Value, is_dynamic, largest
@@ -24,7 +26,7 @@ _ENCODED_IN = (
     '{"type": "builtins.dict", "context": "[]", "children_spec": []}]}]'
 )
 _ENCODED_OUT = '[1, {"type": null, "context": null, "children_spec": []}]'
-_SIZE = {ScalarType.FLOAT: 4, ScalarType.LONG: 8, ScalarType.BOOL: 1}
+_SIZE = {ScalarType.FLOAT: 4, ScalarType.DOUBLE: 8, ScalarType.LONG: 8, ScalarType.CHAR: 1, ScalarType.BOOL: 1}
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,12 @@ class Assembled:
 
 
 def assemble(
-    decoder: Decoder, named: NamedData, embedding: EmbeddingTable, tables: dict[str, int], zeros: int
+    decoder: Decoder,
+    named: NamedData,
+    embedding: EmbeddingTable,
+    tables: dict[str, int],
+    zeros: int,
+    kv_cache: KvCache = "float32",
 ) -> Assembled:
     """Lay the decoder out as one method ``forward(tokens [1, n], cache_position [n]) -> logits``.
 
@@ -69,8 +76,34 @@ def assemble(
         embedding: the embedding's kernel and constants.
         tables: constant index of each table of the decoder, by the input it feeds.
         zeros: constant index of as many zeros as a short convolution keeps (0 where there is none).
+        kv_cache: how keys and values are kept.
+
+    Raises:
+        UnsupportedError: the model's attention cannot read such a cache.
     """
-    return _Assembler(decoder, named, embedding, tables, zeros).run()
+    if kv_cache == "int8":
+        _refuse_int8_cache(decoder)
+    return _Assembler(decoder, named, embedding, tables, zeros, kv_cache).run()
+
+
+def _refuse_int8_cache(decoder: Decoder) -> None:
+    where = "export to ExecuTorch with an int8 KV cache"
+    hint = "export it with --kv-cache float32"
+    if any(op.kind == "append" for op in decoder.ops):
+        raise UnsupportedError(f"{where}: soft-capped attention runs in XNNPACK, which reads floats only", hint=hint)
+    if any(table.role == "alibi" for table in decoder.tables.values()):
+        raise UnsupportedError(
+            f"{where}: ALiBi keeps positions beside the keys, and 8 bits cannot hold both", hint=hint
+        )
+
+
+@dataclass(frozen=True)
+class _Rounded:
+    """Rows in 8 bits as tensors of the program: numbers ``[1, n, heads, d]``, scales and zero points one a head."""
+
+    numbers: int
+    scales: int
+    zero_points: int
 
 
 class _Assembler:
@@ -81,9 +114,11 @@ class _Assembler:
         embedding: EmbeddingTable,
         tables: dict[str, int],
         zeros: int,
+        kv_cache: KvCache,
     ) -> None:
         self._decoder, self._named, self._embedding = decoder, named, embedding
         self._tables, self._zeros = tables, zeros
+        self._attention = self._attend_rounded if kv_cache == "int8" else self._attend_float
         self._context = decoder.context
         self._evalues: list[schema.EValue] = []
         self._instructions: list[schema.Instruction] = []
@@ -230,10 +265,10 @@ class _Assembler:
             arguments = [*tensors, null, self._int(table.low), self._int(table.high), self._tokens, out, out]
         self._call(*table.operator, arguments)
 
-    def _keep(self, layer: int, what: str, shape: tuple[int, ...]) -> int:
+    def _keep(self, layer: int, what: str, shape: tuple[int, ...], kind: ScalarType = ScalarType.FLOAT) -> int:
         """The tensor of a layer that outlives a call."""
         if (layer, what) not in self._kept:
-            self._kept[layer, what] = self._planned(ScalarType.FLOAT, shape, permanent=True)
+            self._kept[layer, what] = self._planned(kind, shape, permanent=True)
             self._cache_bytes += self._bytes[self._kept[layer, what]]
         return self._kept[layer, what]
 
@@ -242,18 +277,64 @@ class _Assembler:
         self._call("llama::update_cache", "out", [fresh, kept, start, token, token])
 
     def _attend(self, op: Op) -> None:
+        mask = self._id(op.inputs[3]) if len(op.inputs) > 3 else self._evalue(schema.Null())
+        dropout = self._evalue(schema.Double(0.0))
+        causal = self._evalue(schema.Bool(len(op.inputs) == 3))
+        scale = self._evalue(schema.Double(float(op.attributes["scale"])))
+        self._attention(op, [self._start, mask, dropout, causal, scale])
+
+    def _attend_float(self, op: Op, rest: list[int]) -> None:
         q, k, v = (self._id(item) for item in op.inputs[:3])
         caches = []
         for what, fresh, item in zip(("keys", "values"), (k, v), op.inputs[1:3], strict=True):
             caches.append(self._keep(op.attributes["layer"], what, (1, self._context, *item.shape[2:])))
             self._update(fresh, caches[-1], self._start)
         out = self._new(op.output)
-        mask = self._id(op.inputs[3]) if len(op.inputs) > 3 else self._evalue(schema.Null())
-        dropout = self._evalue(schema.Double(0.0))
-        causal = self._evalue(schema.Bool(len(op.inputs) == 3))
-        scale = self._evalue(schema.Double(float(op.attributes["scale"])))
-        arguments = [q, *caches, self._start, mask, dropout, causal, scale, out, out]
-        self._call("llama::custom_sdpa", "out", arguments)
+        self._call("llama::custom_sdpa", "out", [q, *caches, *rest, out, out])
+
+    def _attend_rounded(self, op: Op, rest: list[int]) -> None:
+        """Queries, keys and values in 8 bits, each head of each position with a scale and a zero point of its own."""
+        layer = op.attributes["layer"]
+        q = self._round(self._id(op.inputs[0]), op.inputs[0].shape)
+        caches = []
+        for what, item in zip(("keys", "values"), op.inputs[1:3], strict=True):
+            fresh = self._round(self._id(item), item.shape)
+            heads, dim = item.shape[2:]
+            kept = _Rounded(
+                self._keep(layer, what, (1, self._context, heads, dim), ScalarType.CHAR),
+                self._keep(layer, f"{what} scales", (1, self._context, heads, 1)),
+                self._keep(layer, f"{what} zero points", (1, self._context, heads, 1), ScalarType.CHAR),
+            )
+            self._update(fresh.numbers, kept.numbers, self._start)
+            self._update(fresh.scales, kept.scales, self._start)
+            self._update(fresh.zero_points, kept.zero_points, self._start)
+            caches.append(kept)
+        k, v = caches
+        points = [index for item in (q, k, v) for index in (item.zero_points, item.scales)]
+        out = self._new(op.output)
+        positions_third = self._evalue(schema.Bool(False))
+        arguments = [q.numbers, k.numbers, v.numbers, *rest, *points, positions_third, out, out]
+        self._call("llama::custom_quantized_sdpa", "out", arguments)
+
+    def _round(self, value: int, shape: Shape) -> _Rounded:
+        """A value in 8 bits, asymmetrically, row by row; ExecuTorch's kernels choose scales in wider numbers."""
+        row: Shape = (*shape[:-1], 1)
+        wide = self._planned(ScalarType.DOUBLE, row), self._planned(ScalarType.LONG, row)
+        char = self._int(int(ScalarType.CHAR))
+        both = self._evalue(schema.TensorList(list(wide)))
+        self._call("quantized_decomposed::choose_qparams_per_token_asymmetric", "out", [value, char, *wide, both])
+        numbers = self._planned(ScalarType.CHAR, shape)
+        limits = self._int(-128), self._int(127)
+        arguments = [value, *wide, *limits, char, numbers, numbers]
+        self._call("quantized_decomposed::quantize_per_token", "out", arguments)
+        return _Rounded(numbers, self._cast(wide[0], row, ScalarType.FLOAT), self._cast(wide[1], row, ScalarType.CHAR))
+
+    def _cast(self, value: int, shape: Shape, kind: ScalarType) -> int:
+        out = self._planned(kind, shape)
+        order = self._evalue(schema.IntList([self._int(dim) for dim in range(len(shape))]))
+        blocking = self._evalue(schema.Bool(False))
+        self._call("dim_order_ops::_to_dim_order_copy", "out", [value, blocking, order, out, out])
+        return out
 
     def _append(self, op: Op) -> None:
         kept = self._keep(op.attributes["layer"], op.attributes["slot"], op.output.shape)

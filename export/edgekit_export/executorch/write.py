@@ -81,6 +81,7 @@ class _Binder:
         self._tied, self._energy = tied, energy
         self._decoder, self._tensors, self._progress = decoder, tensors, progress
         self._formats = formats_of(recipe)
+        self._kv_cache = recipe.kv_cache
         self.named: dict[str, tuple[int, int]] = {}
         self.constants: list[int] = [0]
         self._packed: dict[tuple[str, Format], Packed] = {}
@@ -102,7 +103,7 @@ class _Binder:
         if kept:
             zeros = self._constant("zeros", torch.zeros(max(_elements(shape) for shape in kept)))
         named = NamedData(self._parameter, self._literal, self._format_of)
-        return assemble(self._decoder, named, embedding, tables, zeros)
+        return assemble(self._decoder, named, embedding, tables, zeros, self._kv_cache)
 
     def resolve(self, name: str) -> str:
         """The source's name of a parameter; a tied matrix has one."""

@@ -16,6 +16,11 @@ from edgekit_export.onnx.template import OnnxTemplate
 MODEL = "model.onnx"
 WEIGHTS = "model.onnx.data"
 RUNTIME = "onnxruntime"
+#: Why recipes with an int8 KV cache are refused.
+KV_CACHE_REFUSAL = (
+    "its attention takes an 8-bit KV cache with scales that are fixed beforehand, for a tensor or a channel, and none "
+    "for each token"
+)
 
 
 class OnnxModelFiles(msgspec.Struct, kw_only=True, frozen=True):
@@ -46,6 +51,11 @@ def runtime_options(recipe: RecipeProfile) -> dict[str, Any]:
         reason = "the recipe has no table for it" if options is None else options["refused"]
         raise UnsupportedError(
             f"recipe {recipe.name} does not run on onnxruntime: {reason}", hint="choose another recipe"
+        )
+    if recipe.kv_cache != "float32":
+        raise UnsupportedError(
+            f"recipe {recipe.name} does not run on onnxruntime: {KV_CACHE_REFUSAL}",
+            hint="an int8 KV cache goes with --runtime executorch",
         )
     for form in (recipe.linear, recipe.head, recipe.embedding):
         if form.scheme == "weight-only" and "accuracy_level" not in options:

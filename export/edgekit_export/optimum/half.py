@@ -36,7 +36,7 @@ class OptimumHalf:
     def refuse(self, profile: RecipeProfile) -> None:
         """Raise UnsupportedError for every recipe but float32: optimum's quantizers know none of the others."""
         formats = (profile.linear, profile.head, profile.embedding)
-        if any(form.scheme != "float" or form.dtype != "float32" for form in formats):
+        if profile.kv_cache != "float32" or any(form.scheme != "float" or form.dtype != "float32" for form in formats):
             raise UnsupportedError(
                 f"optimum does not export recipe {profile.name}: its export is float32, and its quantizers know none "
                 "of our recipes",
