@@ -5,6 +5,7 @@ Times under emulation mean nothing and are not looked at.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 from pathlib import Path
@@ -87,6 +88,7 @@ ATTENTION = """
 #include <cstdlib>
 #include <vector>
 #include "attention.h"
+#include "rounding.h"
 #include "threadpool.h"
 template <typename T> std::vector<T> take(std::size_t count) {
   std::vector<T> out(count);
@@ -104,6 +106,24 @@ int main() {
     const auto k = take<float>(n[5] * n[3] * n[4]), v = take<float>(n[5] * n[3] * n[4]);
     const auto mask = take<float>(n[6] ? n[0] * n[5] : 0);
     std::vector<float> out(q.size());
+    if (take<long>(1)[0]) {
+      static std::vector<float> scales[3];
+      static std::vector<signed char> numbers[3], points[3];
+      const long rows[] = {n[0] * n[2], n[5] * n[3], n[5] * n[3]};
+      const std::vector<float>* tensors[] = {&q, &k, &v};
+      for (int i = 0; i < 3; ++i) {
+        std::vector<double> wide(rows[i]);
+        std::vector<std::int64_t> zeros(rows[i]);
+        numbers[i].resize(rows[i] * n[4]);
+        edgekit::choose_rounding(tensors[i]->data(), rows[i], n[4], wide.data(), zeros.data());
+        edgekit::round_rows(tensors[i]->data(), rows[i], n[4], wide.data(), zeros.data(), numbers[i].data());
+        scales[i].assign(wide.begin(), wide.end());
+        points[i].assign(zeros.begin(), zeros.end());
+      }
+      task.q8 = {numbers[0].data(), scales[0].data(), points[0].data()};
+      task.keys8 = {numbers[1].data(), scales[1].data(), points[1].data()};
+      task.values8 = {numbers[2].data(), scales[2].data(), points[2].data()};
+    }
     task.q = q.data(); task.keys = k.data(); task.values = v.data(); task.out = out.data();
     if (n[6]) { task.mask = mask.data(); task.mask_stride = n[5]; task.positions = n[5]; }
     edgekit::attend(task);
@@ -135,6 +155,16 @@ def attended(q, k, v, start: int, scale: float, mask) -> np.ndarray:
     return np.einsum("hqk,khd->qhd", weights / weights.sum(-1, keepdims=True), wide_v)
 
 
+def in_8_bits(rows: np.ndarray) -> np.ndarray:
+    """Rows rounded to 8 bits by ExecuTorch's rule, written down as it is defined, and back."""
+    low, high = (end(rows, -1, keepdims=True, initial=0.0).astype(np.float64) for end in (np.min, np.max))
+    scales = (high - low) / 255
+    ends = -128 - low / scales, 127 - high / scales
+    points = np.rint(np.where(128 - abs(low / scales) < 127 - abs(high / scales), *ends)).clip(-128, 127)
+    inverse = np.float32(1) / scales.astype(np.float32)
+    return ((np.rint(rows * inverse) + points).clip(-128, 127) - points) * scales.astype(np.float32)
+
+
 def test_attention_on_arm64(emulator, tmp_path: Path) -> None:
     """The attention of the ExecuTorch half, compiled for NEON as in the probe."""
     pytest.importorskip("executorch", reason="the ExecuTorch half is not installed")
@@ -153,14 +183,15 @@ def test_attention_on_arm64(emulator, tmp_path: Path) -> None:
         f"-I{sources}",
         f"-isystem{package.include}",
         str(sources / "attention.cpp"),
+        str(sources / "rounding.cpp"),
         str(tmp_path / "main.cpp"),
     ]
     libraries = package.libraries[-1].parent
     command += [f"-L{libraries}", "-l:libexecutorch_threadpool.so", "-l:libexecutorch.so", f"-Wl,-rpath,{libraries}"]
     subprocess.run(command, check=True, timeout=300)
     random = np.random.default_rng(0)
-    sent, wanted = [np.int64(len(SHAPES)).tobytes()], []
-    for queries, start, heads, kv_heads, dim, window in SHAPES:
+    sent, wanted = [np.int64(2 * len(SHAPES)).tobytes()], []
+    for (queries, start, heads, kv_heads, dim, window), eight in itertools.product(SHAPES, (False, True)):
         context, scale = start + queries + 3, np.float32(dim**-0.5)
         q = random.standard_normal((queries, heads, dim), np.float32) * 2
         k, v = (random.standard_normal((context, kv_heads, dim), np.float32) for _ in range(2))
@@ -170,6 +201,9 @@ def test_attention_on_arm64(emulator, tmp_path: Path) -> None:
             mask = np.where((ahead >= 0) & (ahead < window), 0, -1e9).astype(np.float32)
         numbers = np.array([queries, start, heads, kv_heads, dim, context, mask is not None], np.int64)
         sent += [array.tobytes() for array in (numbers, scale, q, k, v) + (() if mask is None else (mask,))]
+        sent.append(np.int64(eight).tobytes())
+        if eight:
+            q, k, v = (in_8_bits(rows) for rows in (q, k, v))
         wanted.append(attended(q, k, v, start, float(scale), mask).ravel())
     done = subprocess.run(
         [*emulator, str(tmp_path / "attention")], input=b"".join(sent), capture_output=True, timeout=300, check=True
