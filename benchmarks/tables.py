@@ -14,6 +14,7 @@ TITLES = {
     "executorch-vs-llamacpp": ("ExecuTorch w4a8", "llama.cpp Q4_0"),
     "onnx-vs-genai": ("ONNX w4", "onnxruntime-genai int4"),
     "executorch-vs-python": ("ExecuTorch w4a8, the probe", "ExecuTorch's Python runtime, same file"),
+    "kv-cache": ("ExecuTorch w4a8, KV cache in 8 bits", "the same with floats"),
     "scale": ("ExecuTorch w4a8, random weights", "llama.cpp Q4_0"),
     "probe-overhead": ("the probe", "a bare loop around the same session"),
     "sampler-overhead": ("the probe, all samplers", "the probe, no sampler"),
