@@ -1,4 +1,4 @@
-"""The w4a8 ExecuTorch bundle with its KV cache in 8 bits beside the same with floats: a short and a long way into it."""
+"""The w4a8 ExecuTorch bundle with its KV cache in 8 bits beside the same with floats, early and late in a context."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Launches:
         self._model, self._scratch = model.resolve(), scratch
 
     def turn(self, threads: int, depth: int) -> Turn:
-        """Fill the cache up to ``depth`` and decode from there; where that is the prompt itself, time the prompt, too."""
+        """Fill the cache up to ``depth`` and decode from there; the prompt is timed where it is as long."""
         plan = Plan(
             schema_version=Plan.SCHEMA_VERSION,
             bundle=self.bundle.identity,
