@@ -6,22 +6,21 @@ import statistics as plain
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
-from edgekit.analysis import memory, metrics, sameness, statistics
+from edgekit.analysis import metrics, sameness, statistics
 from edgekit.analysis.causes import causes_of
 from edgekit.analysis.comparison import Comparison, Pairing, Ratio, Row, SustainedLevel
 from edgekit.analysis.energy import Energy, energies
+from edgekit.analysis.facts import RunFacts, TestFacts, ThreadsFacts, facts_of
 from edgekit.analysis.labels import labels
-from edgekit.analysis.limited import clock_stayed, lowered_limits
+from edgekit.analysis.limited import Clocks, clock_stayed, lowered_limits
 from edgekit.analysis.load import RunData
 from edgekit.analysis.metrics import Sample, Test
 from edgekit.analysis.power_meter import PlacedMeter
 from edgekit.analysis.roofline import roofline_of
-from edgekit.analysis.sustained import Sustained, sustained
-from edgekit.analysis.usage import usage_of
+from edgekit.analysis.sustained import Sustained
 from edgekit.errors import InputError
 from edgekit.schema.device_profile import DeviceProfile, Interval, measured_profiles, profile_of
 
@@ -77,7 +76,9 @@ def compare(
     names = labels(runs)
     base_index = _baseline_index(runs, names, baseline)
     base = runs[base_index]
-    base_samples, base_warmup = _split(metrics.all_samples(base))
+    base_facts = facts_of(base)
+    base_samples, base_warmup = _split(base_facts)
+    base_clocks = {entry.threads: entry.clocks for entry in base_facts.threads}
 
     known = measured_profiles() if profiles is None else profiles
     rows: list[Row] = []
@@ -85,30 +86,32 @@ def compare(
     faults: list[str] = []
     levels: list[SustainedLevel] = []
     for data, label in zip(runs, names, strict=True):
-        faults += [f"{label}: {fault}" for fault in (*data.faults, *metrics.dropped_trials(data))]
-        if mixed := metrics.mixed_kernels(data):
-            faults.append(f"{label}: {mixed}")
-        found, warming = (base_samples, base_warmup) if data is base else _split(metrics.all_samples(data))
+        facts = base_facts if data is base else facts_of(data)
+        faults += [f"{label}: {fault}" for fault in (*data.faults, *facts.dropped)]
+        if facts.mixed_kernels:
+            faults.append(f"{label}: {facts.mixed_kernels}")
+        found, warming = (base_samples, base_warmup) if data is base else _split(facts)
         if data.run.profiled:
             faults.append(f"{label}: was profiled, so that its times are no speed")
-        lasting = sustained(data)
-        levels += [_level(entry, data, label) for entry in lasting]
-        if not data.run.profiled and not found and not lasting:
+        levels += [_level(entry, data, label) for entry in facts.sustained]
+        if not data.run.profiled and not found and not facts.sustained:
             faults.append(f"{label}: no trial was measured")
         faults += [f"{label}: {text}" for text in _unlike(data, base, found, base_samples)]
-        usage = usage_of(data) if found else {}
         profile = profile_of(data.run.device, known)
-        energy = energies(data, meter)
-        whole = _Whole(data)
-        for test, measured in found.items():
+        metered = energies(data, meter) if meter is not None else {}
+        shared = {entry.threads: entry for entry in facts.threads}
+        for entry in facts.tests:
+            test, measured, whole = entry.test, found[entry.test], shared[entry.test.threads]
             reason = _no_ratio(data, base, test, base_samples)
             if reason is None:
-                waiting.append(_difference(len(rows), measured, base_samples[test], data, base))
-            row = _row(data, whole, label, test, measured, reason)
+                clocks = base_clocks[test.threads], whole.clocks
+                waiting.append(_difference(len(rows), measured, base_samples[test], data, base, clocks))
+            row = _row(data, facts, whole, label, entry, measured, reason)
             speed = Interval(median=row.median_tok_s, low=row.low_tok_s, high=row.high_tok_s)
             line = roofline_of(data, test, speed, profile)
-            causes = causes_of(test, usage[test], data.run.device, data.bundle, line, found) if test in usage else []
-            told = energy.get(test)
+            use = entry.usage
+            causes = [] if use is None else causes_of(test, use, data.run.device, data.bundle, line, found)
+            told = entry.energy if meter is None else metered.get(test)
             rows.append(
                 msgspec.structs.replace(
                     row,
@@ -121,12 +124,12 @@ def compare(
                 )
             )
         faults += [f"{label}: {text}" for text in _remarks(found, warming)]
-    family = [entry for entry in waiting if entry.difference.p is not None]
-    corrected = statistics.holm([entry.difference.p for entry in family if entry.difference.p is not None])
-    by_row = {entry.row: value for entry, value in zip(family, corrected, strict=True)}
-    for entry in waiting:
-        ratio = _ratio(entry, by_row.get(entry.row), len(family))
-        rows[entry.row] = msgspec.structs.replace(rows[entry.row], ratio=ratio)
+    family = [judged for judged in waiting if judged.difference.p is not None]
+    corrected = statistics.holm([judged.difference.p for judged in family if judged.difference.p is not None])
+    by_row = {judged.row: value for judged, value in zip(family, corrected, strict=True)}
+    for judged in waiting:
+        ratio = _ratio(judged, by_row.get(judged.row), len(family))
+        rows[judged.row] = msgspec.structs.replace(rows[judged.row], ratio=ratio)
     return Comparison(
         schema_version=Comparison.SCHEMA_VERSION,
         baseline=base.run.id,
@@ -138,10 +141,10 @@ def compare(
     )
 
 
-def _split(found: Mapping[Test, Sequence[Sample]]) -> tuple[dict[Test, list[Sample]], dict[Test, list[float]]]:
+def _split(facts: RunFacts) -> tuple[dict[Test, list[Sample]], dict[Test, list[float]]]:
     """The samples that count, and the speeds of those that were warm-up."""
-    counted = {test: [sample for sample in entry if not sample.warmup] for test, entry in found.items()}
-    return counted, {test: [sample.tok_s for sample in entry if sample.warmup] for test, entry in found.items()}
+    counted = {entry.test: [sample for sample in entry.samples if not sample.warmup] for entry in facts.tests}
+    return counted, {entry.test: [sample.tok_s for sample in entry.samples if sample.warmup] for entry in facts.tests}
 
 
 def _marks(measured: Sequence[Sample]) -> dict[str, int]:
@@ -275,10 +278,18 @@ def _no_ratio(data: RunData, base: RunData, test: Test, base_samples: dict[Test,
     return None
 
 
-def _difference(row: int, measured: Sequence[Sample], base: Sequence[Sample], data: RunData, other: RunData) -> _Judged:
+def _difference(
+    row: int,
+    measured: Sequence[Sample],
+    base: Sequence[Sample],
+    data: RunData,
+    other: RunData,
+    clocks: tuple[Clocks, Clocks],
+) -> _Judged:
+    """``clocks`` are those of ``other`` and of ``data``."""
     same_session = data.run.session == other.run.session
     pairs = paired_values(measured, base, same_session=same_session)
-    evidence = lowered_limits([other, data], measured[0].test.threads)
+    evidence = lowered_limits(clocks)
     if (governor := sameness.other_governor(data, other)) is not None:
         evidence = [*evidence, governor]
     if pairs is not None and len(pairs[0]) >= statistics.MIN_SAMPLES:
@@ -291,12 +302,16 @@ def _difference(row: int, measured: Sequence[Sample], base: Sequence[Sample], da
         pairing = "same session, not in turn" if pairs is None else "in turn"
     allowance = 0.0 if pairing == "in turn" else statistics.SESSION_ALLOWANCE
     difference = statistics.compare_unpaired(values, others, allowance)
-    doubtful = () if pairing == "in turn" else _doubtful(measured, base, data, other)
+    doubtful = () if pairing == "in turn" else _doubtful(measured, base, data, other, clocks)
     return _Judged(row, difference, values, others, pairing, evidence, doubtful)
 
 
 def _doubtful(
-    measured: Sequence[Sample], base: Sequence[Sample], data: RunData, other: RunData
+    measured: Sequence[Sample],
+    base: Sequence[Sample],
+    data: RunData,
+    other: RunData,
+    clocks: tuple[Clocks, Clocks],
 ) -> tuple[statistics.Verdict, ...]:
     """What a device that was throttled between two runs would look like, unless it told its clock in both."""
     mine, theirs = (
@@ -305,11 +320,11 @@ def _doubtful(
         else [("", sample.position) for sample in samples]
         for run, samples in ((data, measured), (other, base))
     )
-    threads = measured[0].test.threads
+    before, after = clocks
     found: list[statistics.Verdict] = []
-    if max(mine) > min(theirs) and not clock_stayed(other, data, threads):
+    if max(mine) > min(theirs) and not clock_stayed(before, after):
         found.append("slower")
-    if max(theirs) > min(mine) and not clock_stayed(data, other, threads):
+    if max(theirs) > min(mine) and not clock_stayed(after, before):
         found.append("faster")
     return tuple(found)
 
@@ -337,38 +352,18 @@ def _ratio(entry: _Judged, corrected: float | None, comparisons: int) -> Ratio:
     )
 
 
-class _Whole:
-    """What all tests of a run with as many threads share, looked for once."""
-
-    def __init__(self, data: RunData) -> None:
-        self._data = data
-        self.loads = metrics.load_times(data)
-        self.kernels = metrics.kernels_used(data)
-        self._memory: dict[int, dict[str, Any]] = {}
-
-    def memory(self, threads: int) -> dict[str, Any]:
-        """The fields of a row that tell of memory."""
-        if threads not in self._memory:
-            peak = metrics.memory_peak(self._data, threads)
-            self._memory[threads] = {
-                "peak_memory_bytes": peak.peak if peak else None,
-                "peak_anon_bytes": peak.anon if peak else None,
-                "peak_file_bytes": peak.file if peak else None,
-                "peak_pss_bytes": memory.peak_pss(self._data, threads),
-                "memory": memory.split(self._data, threads),
-                "memory_growth": memory.growth(self._data, threads),
-            }
-        return self._memory[threads]
-
-
-def _row(data: RunData, whole: _Whole, label: str, test: Test, measured: Sequence[Sample], no_ratio: str | None) -> Row:
-    bundle, run = data.bundle, data.run
-    speeds = [sample.tok_s for sample in measured]
-    summary = statistics.estimate(speeds)
-    steps = [step for sample in measured for step in sample.token_ms]
-    p50, p90, p99 = _percentiles(steps)
-    loads, kernels = whole.loads, whole.kernels
-    golden = metrics.golden_verdict(data)
+def _row(
+    data: RunData,
+    facts: RunFacts,
+    whole: ThreadsFacts,
+    label: str,
+    tested: TestFacts,
+    measured: Sequence[Sample],
+    no_ratio: str | None,
+) -> Row:
+    bundle, run, test = data.bundle, data.run, tested.test
+    summary, peak, loads, golden = tested.speed, whole.peak, facts.loads, facts.golden
+    p50, p90, p99, longest = tested.token_ms
     ttft = None
     if test.kind == "prefill" and test.depth == 0:
         ttft = plain.median(sample.seconds for sample in measured) * 1000
@@ -379,8 +374,8 @@ def _row(data: RunData, whole: _Whole, label: str, test: Test, measured: Sequenc
         model=bundle.model,
         size_bytes=bundle.size_bytes,
         parameters=bundle.architecture.parameters,
-        backend=bundle.runtime.backend + ("+edgekit" if kernels else ""),
-        kernels=list(kernels),
+        backend=bundle.runtime.backend + ("+edgekit" if facts.kernels else ""),
+        kernels=list(facts.kernels),
         threads=test.threads,
         test=test.name,
         kind=test.kind,
@@ -392,7 +387,7 @@ def _row(data: RunData, whole: _Whole, label: str, test: Test, measured: Sequenc
         mean_tok_s=summary.mean,
         stddev_tok_s=summary.stddev,
         samples=summary.n,
-        samples_tok_s=speeds,
+        samples_tok_s=[sample.tok_s for sample in measured],
         recipe=bundle.recipe.name,
         runtime=bundle.runtime.name,
         runtime_version=bundle.runtime.version,
@@ -405,7 +400,12 @@ def _row(data: RunData, whole: _Whole, label: str, test: Test, measured: Sequenc
         perplexity_reference=bundle.gate.figures.perplexity_reference,
         faithful=bundle.gate.passed,
         golden_passed=None if golden is None else golden.passed,
-        **whole.memory(test.threads),
+        peak_memory_bytes=peak.peak if peak else None,
+        peak_anon_bytes=peak.anon if peak else None,
+        peak_file_bytes=peak.file if peak else None,
+        peak_pss_bytes=whole.peak_pss,
+        memory=whole.split,
+        memory_growth=whole.growth,
         load_cold_s=_median(loads.cold),
         load_warm_s=_median(loads.warm),
         load_other_s=_median(loads.other),
@@ -413,8 +413,8 @@ def _row(data: RunData, whole: _Whole, label: str, test: Test, measured: Sequenc
         token_p50_ms=p50,
         token_p90_ms=p90,
         token_p99_ms=p99,
-        token_max_ms=max(steps, default=None),
-        unstable=statistics.stability(speeds).reasons,
+        token_max_ms=longest,
+        unstable=tested.unstable,
         ratio=None,
         no_ratio=no_ratio,
     )
@@ -422,17 +422,3 @@ def _row(data: RunData, whole: _Whole, label: str, test: Test, measured: Sequenc
 
 def _median(values: Sequence[float]) -> float | None:
     return plain.median(values) if values else None
-
-
-def _percentiles(steps: Sequence[float]) -> tuple[float | None, float | None, float | None]:
-    """50th, 90th and 99th percentile, linear between neighbours."""
-    if not steps:
-        return None, None, None
-    ordered = sorted(steps)
-
-    def at(share: float) -> float:
-        below, part = divmod(share * (len(ordered) - 1), 1)
-        first = ordered[int(below)]
-        return first + part * (ordered[min(int(below) + 1, len(ordered) - 1)] - first)
-
-    return at(0.50), at(0.90), at(0.99)

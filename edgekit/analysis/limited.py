@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+import msgspec
+
 from edgekit.analysis.load import LaunchData, RunData
 from edgekit.analysis.sensors import Series
 
@@ -15,23 +17,43 @@ MIN_LOWERED = 0.03
 _Limits = dict[str, tuple[float, float]]
 
 
-def lowered_limits(runs: Sequence[RunData], threads: int) -> list[str]:
-    """What forbids a verdict between these runs: clock rates that were limited in one launch and not in another.
+class Clocks(msgspec.Struct, frozen=True, array_like=True):
+    """What the launches of a run with so many threads told of the device's clock.
 
-    Only launches with so many threads count. A limit that stood the whole time is no reason:
-    that is the device as it was asked about; but a device that calls itself throttled is believed.
-    Empty where nothing was lowered or nothing is known.
+    A golden check alone times nothing and is left out.
     """
-    # A golden check alone times nothing.
+
+    #: One entry a launch that told any limit.
+    limits: list[_Limits]
+    #: Android's own word, one entry a launch that had it: 0 where it was not throttled, to 6.
+    statuses: list[int]
+    #: GHz of the fastest sensor, its median, one entry a launch; 0 where none was told.
+    fastest: list[float]
+
+
+def clocks_of(run: RunData, threads: int) -> Clocks:
+    """What a run told in its launches with so many threads."""
     timed = [
         data
-        for run in runs
         for data in run.launches
         if data.stream is not None and data.plan is not None and data.launch.threads == threads and data.plan.trials
     ]
-    launches = [limits for limits in map(_limits, timed) if limits]
+    return Clocks(
+        limits=[limits for limits in map(_limits, timed) if limits],
+        statuses=[status for status in map(_status, timed) if status is not None],
+        fastest=[data.clock_ghz for data in timed],
+    )
+
+
+def lowered_limits(runs: Sequence[Clocks]) -> list[str]:
+    """What forbids a verdict between these runs: clock rates that were limited in one launch and not in another.
+
+    A limit that stood the whole time is no reason: that is the device as it was asked about; but a device that calls
+    itself throttled is believed. Empty where nothing was lowered or nothing is known.
+    """
+    launches = [limits for run in runs for limits in run.limits]
     found = []
-    statuses = [status for status in map(_status, timed) if status is not None]
+    statuses = [status for run in runs for status in run.statuses]
     if any(statuses):
         count = sum(status > 0 for status in statuses)
         found.append(
@@ -50,22 +72,14 @@ def lowered_limits(runs: Sequence[RunData], threads: int) -> list[str]:
     return found
 
 
-def clock_stayed(earlier: RunData, later: RunData, threads: int) -> bool:
-    """Whether the device told its clock in every launch of both runs with so many threads, and was not slower later.
+def clock_stayed(earlier: Clocks, later: Clocks) -> bool:
+    """Whether the device told its clock in every launch of both runs, and was not slower later.
 
-    A launch's clock is the median of its fastest sensor. What is not told is no evidence.
+    What is not told is no evidence.
     """
-    clocks = [
-        [
-            data.clock_ghz
-            for data in run.launches
-            if data.stream is not None and data.plan is not None and data.launch.threads == threads and data.plan.trials
-        ]
-        for run in (earlier, later)
-    ]
-    if not all(clocks) or not all(map(all, clocks)):
+    if not earlier.fastest or not later.fastest or not all(earlier.fastest) or not all(later.fastest):
         return False
-    return min(clocks[1]) >= (1 - MIN_LOWERED) * statistics.median(clocks[0])
+    return min(later.fastest) >= (1 - MIN_LOWERED) * statistics.median(earlier.fastest)
 
 
 def _known(entry: Series) -> list[float]:

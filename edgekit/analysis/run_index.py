@@ -1,10 +1,11 @@
 """Many runs at once, read through an index that only saves time.
 
 The index is one SQLite file in the user's cache: for every run directory what
-:func:`~edgekit.analysis.load.load_run` made of its files, and the stamps of those files. An
-entry whose files changed, or that another version of edgekit wrote, is read anew; an
-index that is damaged, locked or cannot be written is done without. Runs are never
-written to.
+:func:`~edgekit.analysis.load.load_run` made of its files, what
+:func:`~edgekit.analysis.facts.derive` made of that, and the stamps of those files. Launches are
+decoded only where somebody looks at their events. An entry whose files changed, that another
+version of edgekit wrote or whose checksum is wrong is read anew; an index that is damaged,
+locked or cannot be written is done without. Runs are never written to.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ import hashlib
 import os
 import sqlite3
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import overload
 
 import msgspec
 
+from edgekit.analysis.facts import RunFacts, derive
 from edgekit.analysis.load import LaunchData, RunData, load_run
 from edgekit.errors import EdgekitError, InputError
 from edgekit.progress import Progress, ProgressEvent, silent
@@ -35,17 +40,58 @@ INDEXED_FROM = 8
 SETTLED_NS = 2_000_000_000
 #: Another process writes for a fraction of a second.
 BUSY_TIMEOUT_S = 20.0
+#: Of the index's tables; others are dropped.
+FORMAT = 2
 #: SQLite's limit on parameters of a statement, in its oldest versions.
 _AT_ONCE = 500
 
 
 class _Stored(msgspec.Struct, frozen=True, array_like=True):
-    """A run as the index keeps it: everything but where it lies."""
+    """A run as the index keeps it: everything but where it lies and its launches, which are apart."""
 
     run: Run
     bundle: Bundle
-    launches: list[LaunchData]
     faults: list[str]
+    #: None where they cannot be derived: whoever asks for them meets the error.
+    facts: RunFacts | None
+
+
+#: A run and its launches, both encoded.
+_Blobs = tuple[bytes, bytes]
+
+
+class _Launches(Sequence[LaunchData]):
+    """Launches that are decoded when somebody looks at them."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, blob: bytes) -> None:
+        self._blob = blob
+        self._decoded: list[LaunchData] | None = None
+
+    def _all(self) -> list[LaunchData]:
+        if self._decoded is None:
+            self._decoded = _LAUNCHES_DECODER.decode(self._blob)
+            self._blob = b""
+        return self._decoded
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    @overload
+    def __getitem__(self, index: int) -> LaunchData: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[LaunchData]: ...
+
+    def __getitem__(self, index: int | slice) -> LaunchData | list[LaunchData]:
+        return self._all()[index]
+
+    def __iter__(self) -> Iterator[LaunchData]:
+        return iter(self._all())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._all() == list(other)
 
 
 def find_runs(paths: Iterable[Path | str]) -> list[Path]:
@@ -100,7 +146,7 @@ def load_runs(
     made: dict[str, RunData] = {}
     found: list[RunData] = []
     with without_collection():
-        _fill(found, made, places, keys, kept, on_broken, progress)
+        _fill(found, made, places, keys, kept if file else None, on_broken, progress)
     if file and made:
         _write(file, {key: (stamps[key][0], data) for key, data in made.items() if _settled(stamps[key])})
     return found
@@ -127,18 +173,20 @@ def _fill(
     made: dict[str, RunData],
     places: Sequence[Path],
     keys: Sequence[str],
-    kept: dict[str, bytes],
+    kept: dict[str, _Blobs] | None,
     on_broken: Callable[[EdgekitError], None] | None,
     progress: Progress,
 ) -> None:
-    """Fill ``found`` with the runs in order, and ``made`` with those that were not kept."""
+    """Fill ``found`` with the runs in order, and ``made`` with those that were not kept; None: there is no index."""
     for number, (path, key) in enumerate(zip(places, keys, strict=True)):
         try:
-            data = _from_index(kept.get(key), path)
+            data = None if kept is None else _from_index(kept.get(key), path)
             if data is None:
                 if len(places) >= INDEXED_FROM:
                     progress(ProgressEvent(STAGE, done=number, total=len(places), unit="runs", detail=path.name))
-                data = made[key] = load_run(path)
+                data = load_run(path)
+                if kept is not None:
+                    data = made[key] = _with_facts(data)
         except EdgekitError as error:
             if on_broken is None:
                 raise
@@ -147,14 +195,22 @@ def _fill(
         found.append(data)
 
 
-def _from_index(blob: bytes | None, path: Path) -> RunData | None:
-    if blob is None:
+def _with_facts(data: RunData) -> RunData:
+    try:
+        return replace(data, kept=derive(data))
+    except (ArithmeticError, LookupError, ValueError):
+        # Times that make no sense. A query does not need the facts, and a comparison says what is wrong.
+        return data
+
+
+def _from_index(blobs: _Blobs | None, path: Path) -> RunData | None:
+    if blobs is None:
         return None
     try:
-        stored = _DECODER.decode(blob)
+        stored = _DECODER.decode(blobs[0])
     except msgspec.MsgspecError:
         return None
-    return RunData(path=path, run=stored.run, bundle=stored.bundle, launches=stored.launches, faults=stored.faults)
+    return RunData(path, stored.run, stored.bundle, _Launches(blobs[1]), stored.faults, stored.facts)
 
 
 def _stamp(directory: str) -> tuple[bytes, int]:
@@ -183,43 +239,59 @@ def _settled(stamp: tuple[bytes, int]) -> bool:
 
 
 def _code_version() -> bytes:
-    """Changes with the code that reads runs, so that an entry is never older than the code."""
+    """Changes with the code that reads runs and derives facts, so that an entry is never older than the code."""
     global _code
     if not _code:
-        package = Path(run_schema.__file__).parent
-        sources = [*sorted(package.glob("*.py")), Path(__file__).with_name("load.py"), Path(__file__)]
-        stats = [(source.name, source.stat()) for source in sources if source.exists()]
+        packages = Path(run_schema.__file__).parent, Path(__file__).parent
+        stats = [(source.name, source.stat()) for package in packages for source in sorted(package.glob("*.py"))]
         _code = repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]).encode()
     return _code
 
 
-def _read(file: Path, stamps: dict[str, tuple[bytes, int]]) -> dict[str, bytes]:
+def _read(file: Path, stamps: dict[str, tuple[bytes, int]]) -> dict[str, _Blobs]:
     """Entries that are up to date, by directory; none where the index cannot be read."""
     if not file.exists():
         return {}
     try:
         with contextlib.closing(_connect(file)) as connection:
-            found: dict[str, bytes] = {}
+            found: dict[str, _Blobs] = {}
             keys = list(stamps)
             for start in range(0, len(keys), _AT_ONCE):
                 some = keys[start : start + _AT_ONCE]
                 marks = ", ".join("?" * len(some))
-                rows = connection.execute(f"SELECT path, stamp, data FROM entry WHERE path IN ({marks})", some)
-                found |= {path: data for path, stamp, data in rows if stamp == stamps[path][0]}
+                rows = connection.execute(
+                    f"SELECT path, stamp, data, launches, checksum FROM entry WHERE path IN ({marks})", some
+                )
+                for path, stamp, data, launches, checksum in rows:
+                    if stamp == stamps[path][0] and checksum == _checksum(path, stamp, data, launches):
+                        found[path] = data, launches
             return found
-    except sqlite3.Error:
+    except (sqlite3.Error, TypeError):
+        # TypeError: a damaged field is of another type.
         return {}
+
+
+def _checksum(path: str, stamp: bytes, data: bytes, launches: bytes) -> int:
+    """Of an entry: what a disk or a hand changed must not be taken for a result."""
+    found = 0
+    for part in (path.encode(), stamp, data, launches):
+        found = zlib.crc32(part, found)
+    return found
 
 
 def _write(file: Path, entries: dict[str, tuple[bytes, RunData]]) -> None:
     """Keep entries and forget runs that are gone; without effect where the index cannot be written."""
-    rows = [(key, stamp, _encoded(data)) for key, (stamp, data) in entries.items()]
+    rows = [_row(key, stamp, data) for key, (stamp, data) in entries.items()]
     for attempt in (1, 2):
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.closing(_connect(file)) as connection, connection:
+                if connection.execute("PRAGMA user_version").fetchone() != (FORMAT,):
+                    connection.execute("DROP TABLE IF EXISTS entry")
+                    connection.execute(f"PRAGMA user_version = {FORMAT}")
                 connection.execute(
-                    "CREATE TABLE IF NOT EXISTS entry (path TEXT PRIMARY KEY, stamp BLOB, data BLOB) WITHOUT ROWID"
+                    "CREATE TABLE IF NOT EXISTS entry "
+                    "(path TEXT PRIMARY KEY, stamp BLOB, data BLOB, launches BLOB, checksum INTEGER) WITHOUT ROWID"
                 )
                 gone = [
                     (path,)
@@ -227,7 +299,7 @@ def _write(file: Path, entries: dict[str, tuple[bytes, RunData]]) -> None:
                     if not Path(path, run_schema.MANIFEST).exists()
                 ]
                 connection.executemany("DELETE FROM entry WHERE path = ?", gone)
-                connection.executemany("INSERT OR REPLACE INTO entry VALUES (?, ?, ?)", rows)
+                connection.executemany("INSERT OR REPLACE INTO entry VALUES (?, ?, ?, ?, ?)", rows)
             return
         except sqlite3.OperationalError:
             return  # locked for too long, read-only, full: the next time will do
@@ -247,10 +319,13 @@ def _connect(file: Path) -> sqlite3.Connection:
     return connection
 
 
-def _encoded(data: RunData) -> bytes:
-    return _ENCODER.encode(_Stored(data.run, data.bundle, data.launches, data.faults))
+def _row(key: str, stamp: bytes, data: RunData) -> tuple[str, bytes, bytes, bytes, int]:
+    stored = _ENCODER.encode(_Stored(data.run, data.bundle, data.faults, data.kept))
+    launches = _ENCODER.encode(data.launches)
+    return key, stamp, stored, launches, _checksum(key, stamp, stored, launches)
 
 
 _code = b""
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(_Stored)
+_LAUNCHES_DECODER = msgspec.msgpack.Decoder(list[LaunchData])

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 #: Below this nothing can be said about scatter.
 MIN_SAMPLES = 3
@@ -53,6 +54,12 @@ class Stability:
 
 def stability(values: Sequence[float]) -> Stability:
     """Judge positive values in the order in which they were measured; too few values pass."""
+    return _stability(tuple(values))
+
+
+@lru_cache(maxsize=256)
+def _stability(values: tuple[float, ...]) -> Stability:
+    """A baseline is judged once for every run beside it."""
     if len(values) < MIN_SAMPLES:
         return Stability()
     median = statistics.median(values)

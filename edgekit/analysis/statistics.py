@@ -138,14 +138,20 @@ def compare_unpaired(values: Sequence[float], base: Sequence[float], allowance: 
     n = min(len(values), len(base))
     if n < MIN_SAMPLES:
         return Difference(ratio, None, None, None, n, paired=False)
-    sides = [[math.log(value) for value in side] for side in (values, base)]
-    one, other = (centre(side) for side in sides)
-    # Neighbours in time are alike on a device that warms and cools: so many samples are worth fewer.
-    error, other_error = one.error * _inflation(sides[0]), other.error * _inflation(sides[1])
+    (one, error), (other, other_error) = _side(tuple(values)), _side(tuple(base))
     total = error**2 + other_error**2
     freedom = total**2 / (error**4 / one.freedom + other_error**4 / other.freedom) if total > 0 else one.freedom
     found = Centre(one.value - other.value, math.sqrt(total), freedom)
     return _difference(ratio, found, n, paired=False, allowance=allowance)
+
+
+@lru_cache(maxsize=256)
+def _side(values: tuple[float, ...]) -> tuple[Centre, float]:
+    """Centre of one side's logarithms, and its error; a baseline is asked for once for every run beside it."""
+    logs = [math.log(value) for value in values]
+    found = centre(logs)
+    # Neighbours in time are alike on a device that warms and cools: so many samples are worth fewer.
+    return found, found.error * _inflation(logs)
 
 
 def compare_paired(values: Sequence[float], base: Sequence[float]) -> Difference:

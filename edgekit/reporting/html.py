@@ -13,6 +13,7 @@ import msgspec
 
 from edgekit.analysis.compare import compare
 from edgekit.analysis.comparison import Comparison
+from edgekit.analysis.facts import measuring
 from edgekit.analysis.labels import labels
 from edgekit.analysis.load import RunData
 from edgekit.analysis.power_meter import PlacedMeter
@@ -189,7 +190,7 @@ def _subtitle(runs: Sequence[RunData]) -> str:
     sessions = len({run.run.session for run in runs})
     dates = sorted({run.run.created_at[:10] for run in runs})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    measured = sum(1 for run in runs for data in run.launches if data.plan and data.plan.trials)
+    measured = sum(map(measuring, runs))
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return plain_text(
         f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} in {sessions} "

@@ -10,7 +10,7 @@ from data_runs import Session, bundle, device, tell_clock
 
 from edgekit.analysis.compare import compare
 from edgekit.analysis.comparison import Comparison
-from edgekit.analysis.limited import lowered_limits
+from edgekit.analysis.limited import clocks_of, lowered_limits
 from edgekit.analysis.load import load_run
 from edgekit.analysis.regression import Limit, parse_limit, regressions
 from edgekit.errors import InputError
@@ -101,9 +101,9 @@ def test_a_clock_that_the_kernel_lowered_forbids_a_verdict(tmp_path: Path) -> No
     events.write_bytes(events.read_bytes().replace(b"[2400000,null,2400000]", b"[2400000,null,1800000]"))
     runs = [load_run(path) for path in paths]
     reason = "throttling: the kernel limited cpu0-3 to 1.80 of 2.40 GHz in 1 of 10 launches"
-    assert lowered_limits(runs, 1) == [reason]
+    assert lowered_limits([clocks_of(run, 1) for run in runs]) == [reason]
     assert {(row.ratio.verdict, *row.ratio.reasons) for row in compare(runs).rows[2:]} == {("unstable", reason)}
-    assert lowered_limits(runs, 2) == []
+    assert lowered_limits([clocks_of(run, 2) for run in runs]) == []
 
 
 def test_what_may_be_throttling_fails_a_limit_and_says_so(tmp_path: Path) -> None:
