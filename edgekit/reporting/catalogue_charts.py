@@ -46,15 +46,15 @@ def shares_chart(found: Sequence[Share], values: Sequence[str]) -> Any:
         .encode(
             x=x,
             y=alt.Y("start:Q", scale=scale, axis=alt.Axis(title="% of models", values=[0, 25, 50, 75, 100])),
-            y2="end:Q",
+            y2=alt.Y2("end:Q"),
             color=_colour("value", values),
-            description="about:N",
+            description=alt.Description("about:N"),
         )
     )
     text = (
         alt.Chart(inline(totals))
         .mark_text(baseline="bottom", dy=-3, fontSize=11, color="var(--ink-2)")
-        .encode(x=x, y=alt.datum(100), text="of:N")
+        .encode(x=x, y=alt.datum(100), text=alt.Text("of:N"))
     )
     return alt.layer(bars, text).properties(height=HEIGHT)
 
@@ -87,14 +87,14 @@ def points_chart(found: Sequence[Point], values: Sequence[str], *, title: str, l
     layers = [
         alt.Chart(inline(rows))
         .mark_circle(size=38, opacity=0.75)
-        .encode(x=x, y=y, color=_colour("kind", values), description="about:N"),
+        .encode(x=x, y=y, color=_colour("kind", values), description=alt.Description("about:N")),
         alt.Chart(inline(strokes))
         .mark_rule(strokeWidth=2.5, color="var(--ink)")
-        .encode(x="from:Q", x2="to:Q", y="median:Q"),
+        .encode(x=alt.X("from:Q"), x2=alt.X2("to:Q"), y=alt.Y("median:Q")),
     ]
     if line is not None:
         level = alt.Chart(inline([{"level": line}])).mark_rule(strokeDash=[5, 4], color="var(--accent)", strokeWidth=2)
-        layers.append(level.encode(y="level:Q"))
+        layers.append(level.encode(y=alt.Y("level:Q")))
     return alt.layer(*layers).properties(height=HEIGHT)
 
 

@@ -134,7 +134,7 @@ def _dots(dots: Sequence[dict[str, Any]], labels: Sequence[str], *, title: str, 
             x=alt.X("at:Q", axis=alt.Axis(title="seconds since the first launch", grid=False)),
             y=alt.Y("value:Q", axis=alt.Axis(title=title), scale=alt.Scale(zero=zero)),
             color=alt.Color("label:N", scale=scale_of(labels), legend=legend),
-            description="about:N",
+            description=alt.Description("about:N"),
         )
         .properties(height=190)
     )

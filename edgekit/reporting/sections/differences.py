@@ -115,17 +115,19 @@ def _ratios(rows: Sequence[Row], labels: Sequence[str], *, baseline: str) -> Any
             axis=alt.Axis(title=None, labelFontSize=11, labelLimit=170),
         ),
         color=colours(labels),
-        description="about:N",
+        description=alt.Description("about:N"),
     )
     x = alt.X("ratio:Q", scale=scale, axis=alt.Axis(title=f"speed over {baseline} (logarithmic)", format="~r"))
-    one = alt.Chart(inline([{"one": 1}])).mark_rule(color="var(--ink-2)", strokeDash=[4, 3]).encode(x="one:Q")
-    rule = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q")
+    one = alt.Chart(inline([{"one": 1}])).mark_rule(color="var(--ink-2)", strokeDash=[4, 3]).encode(x=alt.X("one:Q"))
+    rule = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2=alt.X2("high:Q"))
     point = base.mark_point(size=60, strokeWidth=2, opacity=1).encode(
         x=x,
         fill=alt.condition(
             "datum.clear", alt.Color("colour:N", scale=scale_of(labels), legend=None), alt.value("var(--paper)")
         ),
-        description="about:N",
+        description=alt.Description("about:N"),
     )
-    text = base.mark_text(align="left", dx=9).encode(x="high:Q", text="text:N", color=alt.value("var(--ink)"))
+    text = base.mark_text(align="left", dx=9).encode(
+        x=alt.X("high:Q"), text=alt.Text("text:N"), color=alt.value("var(--ink)")
+    )
     return alt.layer(one, rule, point, text).properties(height={"step": 24})

@@ -162,11 +162,11 @@ def _chart(found: Sequence[Held], labels: Sequence[str]) -> Any:
         for item in found
     ]
     y = alt.Y("name:N", sort=[value["name"] for value in values], title=None, axis=alt.Axis(labelLimit=190))
-    base = alt.Chart(inline(values)).encode(y=y, description="about:N")
+    base = alt.Chart(inline(values)).encode(y=y, description=alt.Description("about:N"))
     bars = base.mark_bar(color="var(--m0)", height={"band": 0.5}).encode(
         x=alt.X("low:Q", axis=alt.Axis(title="measured over estimated", format="%"), scale=alt.Scale(zero=False)),
-        x2="high:Q",
+        x2=alt.X2("high:Q"),
     )
-    line = alt.Chart(inline([{"one": 1.0}])).mark_rule(color="var(--ink-2)", strokeDash=[3, 3]).encode(x="one:Q")
-    dots = base.mark_circle(size=80, opacity=1).encode(x="measured:Q", color=colours(labels))
+    line = alt.Chart(inline([{"one": 1.0}])).mark_rule(color="var(--ink-2)", strokeDash=[3, 3]).encode(x=alt.X("one:Q"))
+    dots = base.mark_circle(size=80, opacity=1).encode(x=alt.X("measured:Q"), color=colours(labels))
     return alt.layer(bars, line, dots).properties(height={"step": BAR_STEP * 0.7})

@@ -130,12 +130,14 @@ def _token_latency(series: Sequence[TokenSeries], labels: Sequence[str]) -> Any:
         x=alt.X(
             "at:Q", axis=alt.Axis(title="position of the token", grid=False), scale=alt.Scale(nice=False, zero=False)
         ),
-        detail="run:N",
+        detail=alt.Detail("run:N"),
     )
     band = base.mark_area(opacity=0.18, clip=True).encode(
         y=alt.Y("low:Q", axis=alt.Axis(title="milliseconds per token"), scale=alt.Scale(domain=[0, top], nice=False)),
-        y2="high:Q",
+        y2=alt.Y2("high:Q"),
         color=colour,
     )
-    line = base.mark_line(strokeWidth=2, clip=True).encode(y="median:Q", color=colour, description="label:N")
+    line = base.mark_line(strokeWidth=2, clip=True).encode(
+        y=alt.Y("median:Q"), color=colour, description=alt.Description("label:N")
+    )
     return alt.layer(band, line).properties(height=220)

@@ -127,7 +127,7 @@ def _shares(rows: Sequence[Row], labels: Sequence[str]) -> Any:
             sort=[entry["label"] for entry in values],
             axis=alt.Axis(title=None, labelFontSize=11, labelLimit=190),
         ),
-        description="about:N",
+        description=alt.Description("about:N"),
     )
     bars = base.mark_bar(opacity=0.45, height={"band": 0.62}).encode(
         x=alt.X(
@@ -137,11 +137,11 @@ def _shares(rows: Sequence[Row], labels: Sequence[str]) -> Any:
         ),
         color=colours(labels),
     )
-    rule = base.mark_rule(strokeWidth=1.5, color="var(--ink)").encode(x="low:Q", x2="high:Q")
+    rule = base.mark_rule(strokeWidth=1.5, color="var(--ink)").encode(x=alt.X("low:Q"), x2=alt.X2("high:Q"))
     roof = (
         alt.Chart(inline([{"roof": 1}]))
         .mark_rule(color="var(--ink-2)", strokeDash=[4, 3], strokeWidth=1.5)
-        .encode(x="roof:Q")
+        .encode(x=alt.X("roof:Q"))
     )
-    text = base.mark_text(align="left", dx=7, fontWeight=600).encode(x="high:Q", text="text:N")
+    text = base.mark_text(align="left", dx=7, fontWeight=600).encode(x=alt.X("high:Q"), text=alt.Text("text:N"))
     return alt.layer(bars, roof, rule, text).properties(height={"step": 26})

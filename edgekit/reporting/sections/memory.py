@@ -131,7 +131,7 @@ def _memory_over_time(timeline: Timeline, *, limit: float) -> Any:
             y=alt.Y(
                 "bottom:Q", axis=alt.Axis(title="resident MiB"), scale=alt.Scale(domain=[-top * 0.09, top], nice=False)
             ),
-            y2="top:Q",
+            y2=alt.Y2("top:Q"),
             color=alt.Color(
                 "part:N",
                 scale=alt.Scale(
@@ -140,19 +140,19 @@ def _memory_over_time(timeline: Timeline, *, limit: float) -> Any:
                 ),
                 legend=alt.Legend(title=None, columns=5, symbolType="square", symbolStrokeWidth=0, symbolOpacity=1),
             ),
-            description="part:N",
+            description=alt.Description("part:N"),
         )
     )
     strips = (
         alt.Chart(inline(regions))
         .mark_rect()
         .encode(
-            x="start:Q",
-            x2="end:Q",
+            x=alt.X("start:Q"),
+            x2=alt.X2("end:Q"),
             y=alt.datum(-top * 0.02),
             y2=alt.datum(-top * 0.075),
-            color="what:N",
-            description="about:N",
+            color=alt.Color("what:N"),
+            description=alt.Description("about:N"),
         )
     )
     return alt.layer(areas, strips).properties(height=190)
@@ -188,18 +188,18 @@ def _memory_peak(rows: Sequence[Row]) -> Any:
         .encode(
             y=y,
             x=alt.X("start:Q", axis=alt.Axis(title="MiB at the peak"), scale=alt.Scale(domain=[0, limit], nice=False)),
-            x2="end:Q",
+            x2=alt.X2("end:Q"),
             color=alt.Color(
                 "part:N",
                 scale=alt.Scale(domain=parts, range=["var(--m0)", "var(--m1)", "var(--m2)"]),
                 legend=alt.Legend(title=None),
             ),
-            description="about:N",
+            description=alt.Description("about:N"),
         )
     )
     text = (
         alt.Chart(inline(totals))
         .mark_text(align="left", dx=6, fontWeight=600)
-        .encode(y=y, x="peak:Q", text=alt.Text("peak:Q", format=".0f"))
+        .encode(y=y, x=alt.X("peak:Q"), text=alt.Text("peak:Q", format=".0f"))
     )
     return alt.layer(bars, text).properties(height={"step": BAR_STEP})

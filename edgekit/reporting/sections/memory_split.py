@@ -93,7 +93,7 @@ def _parts(rows: Sequence[Row]) -> Any:
         .encode(
             y=y,
             x=alt.X("start:Q", axis=alt.Axis(title="MiB"), scale=alt.Scale(domain=[0, limit], nice=False)),
-            x2="end:Q",
+            x2=alt.X2("end:Q"),
             color=alt.Color(
                 "part:N",
                 scale=alt.Scale(domain=names, range=[series_colour(at) for at in range(len(names))]),
@@ -101,8 +101,12 @@ def _parts(rows: Sequence[Row]) -> Any:
                     title=None, symbolType="square", symbolStrokeWidth=0, symbolOpacity=1, columns=3, columnPadding=24
                 ),
             ),
-            description="about:N",
+            description=alt.Description("about:N"),
         )
     )
-    text = alt.Chart(inline(totals)).mark_text(align="left", dx=6, fontWeight=600).encode(y=y, x="end:Q", text="text:N")
+    text = (
+        alt.Chart(inline(totals))
+        .mark_text(align="left", dx=6, fontWeight=600)
+        .encode(y=y, x=alt.X("end:Q"), text=alt.Text("text:N"))
+    )
     return alt.layer(bars, text).properties(height={"step": BAR_STEP})

@@ -102,7 +102,7 @@ def _shares(rows: Sequence[OperatorTime], bars: Sequence[str], names: dict[str, 
     )
     base = alt.Chart(inline(values)).encode(
         y=alt.Y("bar:N", sort=list(bars), axis=alt.Axis(title=None, labelFontSize=11, labelLimit=190)),
-        description="about:N",
+        description=alt.Description("about:N"),
     )
     parts = base.mark_bar(height={"band": 0.7}, stroke="var(--paper)", strokeWidth=1).encode(
         x=alt.X(
@@ -110,8 +110,10 @@ def _shares(rows: Sequence[OperatorTime], bars: Sequence[str], names: dict[str, 
             scale=alt.Scale(domain=[0, 1], nice=False),
             axis=alt.Axis(title="share of the time", format=".0%", grid=False),
         ),
-        x2="end:Q",
+        x2=alt.X2("end:Q"),
         color=colour,
     )
-    text = base.mark_text(color="var(--paper)", fontWeight=600, fontSize=11).encode(x="middle:Q", text="text:N")
+    text = base.mark_text(color="var(--paper)", fontWeight=600, fontSize=11).encode(
+        x=alt.X("middle:Q"), text=alt.Text("text:N")
+    )
     return alt.layer(parts, text).properties(height={"step": BAR_STEP})

@@ -84,22 +84,24 @@ def _speeds(rows: Sequence[Row], labels: Sequence[str], *, limit: float) -> Any:
     scale = alt.Scale(domain=[0, limit], nice=False)
     axis = alt.Axis(title="tokens per second", grid=True)
     data = inline(values)
-    base = alt.Chart(data).encode(y=y, description="about:N")
+    base = alt.Chart(data).encode(y=y, description=alt.Description("about:N"))
     bars = base.mark_bar(opacity=0.28, height={"band": 0.72}).encode(
         x=alt.X("median:Q", scale=scale, axis=axis),
         color=colours(labels),
     )
-    median = base.mark_tick(thickness=3, opacity=1, size=BAR_STEP * 0.72).encode(x="median:Q", color=colours(labels))
+    median = base.mark_tick(thickness=3, opacity=1, size=BAR_STEP * 0.72).encode(
+        x=alt.X("median:Q"), color=colours(labels)
+    )
     # Below the whisker, which would hide them.
     samples = (
         alt.Chart(inline(points))
         .mark_circle(size=20, opacity=0.7, color="var(--ink-2)", yOffset=8)
-        .encode(y=y, x="speed:Q", description="about:N")
+        .encode(y=y, x=alt.X("speed:Q"), description=alt.Description("about:N"))
     )
-    rule = base.mark_rule(strokeWidth=1.5, color="var(--ink)").encode(x="low:Q", x2="high:Q")
+    rule = base.mark_rule(strokeWidth=1.5, color="var(--ink)").encode(x=alt.X("low:Q"), x2=alt.X2("high:Q"))
     ends = [
-        base.mark_tick(thickness=1.5, opacity=1, size=12, color="var(--ink)").encode(x=f"{end}:Q")
+        base.mark_tick(thickness=1.5, opacity=1, size=12, color="var(--ink)").encode(x=alt.X(f"{end}:Q"))
         for end in ("low", "high")
     ]
-    text = base.mark_text(align="left", dx=9, fontWeight=600).encode(x="high:Q", text="text:N")
+    text = base.mark_text(align="left", dx=9, fontWeight=600).encode(x=alt.X("high:Q"), text=alt.Text("text:N"))
     return alt.layer(bars, median, samples, rule, *ends, text).properties(height={"step": BAR_STEP})

@@ -135,14 +135,20 @@ def _speed(found: Sequence[tuple[str, Sustained]], labels: Sequence[str]) -> Any
             x=alt.X("at:Q", axis=alt.Axis(title="seconds", grid=False), scale=alt.Scale(nice=False)),
             y=alt.Y("value:Q", axis=alt.Axis(title="tokens per second"), scale=alt.Scale(domain=[0, top], nice=False)),
             color=colour,
-            detail="curve:N",
-            description="label:N",
+            detail=alt.Detail("curve:N"),
+            description=alt.Description("label:N"),
         )
     )
     level = (
         alt.Chart(inline(levels))
         .mark_rule(strokeDash=[5, 4], strokeWidth=2)
-        .encode(x="start:Q", x2="end:Q", y="level:Q", color=colour, description="about:N")
+        .encode(
+            x=alt.X("start:Q"),
+            x2=alt.X2("end:Q"),
+            y=alt.Y("level:Q"),
+            color=colour,
+            description=alt.Description("about:N"),
+        )
     )
     return (alt.layer(line, level) if levels else line).properties(height=220)
 
@@ -161,8 +167,8 @@ def _curves(curves: Sequence[tuple[str, Sequence[tuple[float, float]]]], labels:
             x=alt.X("at:Q", axis=alt.Axis(title="seconds", grid=False), scale=alt.Scale(nice=False)),
             y=alt.Y("value:Q", axis=alt.Axis(title=unit), scale=alt.Scale(zero=False)),
             color=_colour(labels, list(dict.fromkeys(label for label, _ in curves))),
-            detail="curve:N",
-            description="label:N",
+            detail=alt.Detail("curve:N"),
+            description=alt.Description("label:N"),
         )
         .properties(height=220)
     )

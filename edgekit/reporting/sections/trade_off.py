@@ -126,7 +126,9 @@ def _trade_off(entries: Sequence[dict[str, Any]], labels: Sequence[str]) -> Any:
         size=alt.Size("mib:Q", scale=alt.Scale(range=[60, 1600], zero=True, rangeMin=0), legend=None),
         color=colours(labels),
         stroke=alt.Color("colour:N", scale=scale_of(labels), legend=None),
-        description="about:N",
+        description=alt.Description("about:N"),
     )
-    text = base.mark_text(dy=-4, baseline="bottom", fontWeight=600).encode(text="label:N", yOffset=alt.value(-18))
+    text = base.mark_text(dy=-4, baseline="bottom", fontWeight=600).encode(
+        text=alt.Text("label:N"), yOffset=alt.value(-18)
+    )
     return alt.layer(circles, text).properties(height=280)
