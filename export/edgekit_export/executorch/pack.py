@@ -110,12 +110,12 @@ def unpack(packed: Packed) -> torch.Tensor:
     if packed.scales is None:
         return packed.data
     if packed.format.storage == "int8-channel":
-        return packed.data.float() * packed.scales[:, None]
+        return packed.data.float().mul_(packed.scales[:, None])
     assert packed.format.block is not None
-    values = torch.stack([packed.data & 15, packed.data >> 4], -1).reshape(packed.shape).float() - 8.0
+    values = torch.stack([packed.data & 15, packed.data >> 4], -1).reshape(packed.shape).float().sub_(8.0)
     rows, columns = packed.shape
     grouped = values.reshape(rows, columns // packed.format.block, packed.format.block)
-    return (grouped * packed.scales.float()[..., None]).reshape(rows, columns)
+    return grouped.mul_(packed.scales.float()[..., None]).reshape(rows, columns)
 
 
 def raw(tensor: torch.Tensor) -> memoryview:

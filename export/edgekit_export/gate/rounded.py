@@ -166,7 +166,17 @@ def _replace_weights(model: PreTrainedModel, stored: StoredWeights) -> None:
         for names in shared.values()
         for name in names
     }
+
+    def put(part: str, values: torch.Tensor) -> None:
+        parameter = torch.nn.Parameter(values, requires_grad=False)
+        for name in (part, *others[part]):
+            module, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(module), leaf, parameter)
+
     for matrix in matrices:
+        if len(matrix.parts) == 1 and matrix.rows is None and matrix.parts[0] in others:
+            # The old values go before the new ones come: an embedding alone may be a fifth of a model.
+            put(matrix.parts[0], torch.empty(0))
         values = stored.values(matrix)
         values = values.permute(*reversed(range(values.ndim))) if matrix.turned else values
         values = values - matrix.plus if matrix.plus else values
@@ -181,7 +191,4 @@ def _replace_weights(model: PreTrainedModel, stored: StoredWeights) -> None:
             if matrix.rows is not None:
                 old = model.get_parameter(part).detach()
                 piece = torch.cat([old[: matrix.rows[0]], piece, old[sum(matrix.rows) :]])
-            parameter = torch.nn.Parameter(piece.contiguous(), requires_grad=False)
-            for name in (part, *others[part]):
-                module, _, leaf = name.rpartition(".")
-                setattr(model.get_submodule(module), leaf, parameter)
+            put(part, piece.contiguous())
