@@ -234,7 +234,12 @@ def running(probe: Path, model: ProbeModel, library: Path, tmp_path: Path):
     """A launch that would go on for long, its events in a file, some trials done."""
     plan, events = tmp_path / "plan.json", tmp_path / "events.jsonl"
     plan.write_bytes(codec.encode(model.plan(library, ENDLESS)))
-    process = subprocess.Popen([probe, "--plan", plan, "--events", events], stderr=subprocess.PIPE)
+    # A suite under nohup ignores SIGHUP, which a process that it starts would inherit and the probe respect.
+    process = subprocess.Popen(
+        [probe, "--plan", plan, "--events", events],
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    )
     wait_for_trials(events, process)
     yield process, events
     process.kill()
