@@ -16,7 +16,6 @@ TITLES = {
     "executorch-vs-python": ("ExecuTorch w4a8, the probe", "ExecuTorch's Python runtime, same file"),
     "kv-cache": ("ExecuTorch w4a8, KV cache in 8 bits", "the same with floats"),
     "scale": ("ExecuTorch w4a8, random weights", "llama.cpp Q4_0"),
-    "kv-cache": ("ExecuTorch w4a8, KV cache in 8 bits", "KV cache in floats"),
     "probe-overhead": ("the probe", "a bare loop around the same session"),
     "sampler-overhead": ("the probe, all samplers", "the probe, no sampler"),
     "export": ("edgekit export, gate included", "onnxruntime-genai's builder, unchecked"),
