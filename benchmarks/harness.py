@@ -78,18 +78,23 @@ def compare(ours: Side, theirs: Side, *, threads: int, rounds: int) -> list[dict
     for what, tokens in (("prefill", PREFILL_TOKENS), ("decode", DECODE_TOKENS)):
         mine_s = [getattr(mine, what) for mine, _ in pairs]
         their_s = [getattr(other, what) for _, other in pairs]
-        rows.append(
-            {
-                "what": what,
-                "threads": threads,
-                "ours": float(np.median([tokens / s for s in mine_s])),
-                "theirs": float(np.median([tokens / s for s in their_s])),
-                "unit": "tok/s",
-                "ratio": interval([b / a for a, b in zip(mine_s, their_s, strict=True)]),
-                "samples": {"ours_s": mine_s, "theirs_s": their_s},
-            }
-        )
+        rows.append(speed_row(what, threads, tokens, mine_s, their_s))
     return rows
+
+
+def speed_row(
+    what: str, threads: int, tokens: int, ours_s: Sequence[float], theirs_s: Sequence[float]
+) -> dict[str, Any]:
+    """A row of a result file: tokens per second of both sides from the seconds of each round, their ratio by round."""
+    return {
+        "what": what,
+        "threads": threads,
+        "ours": float(np.median([tokens / s for s in ours_s])),
+        "theirs": float(np.median([tokens / s for s in theirs_s])),
+        "unit": "tok/s",
+        "ratio": interval([b / a for a, b in zip(ours_s, theirs_s, strict=True)]),
+        "samples": {"ours_s": ours_s, "theirs_s": theirs_s},
+    }
 
 
 def read_bandwidth(threads: int) -> float:

@@ -101,17 +101,7 @@ def compare(sides: list[Launches], threads: int, depth: int, rounds: int) -> lis
     for what in pairs[0][0].seconds:
         tokens = harness.PREFILL_TOKENS if what == "prefill" else harness.DECODE_TOKENS
         mine, other = ([pair[side].seconds[what] for pair in pairs] for side in (0, 1))
-        rows.append(
-            {
-                "what": what,
-                "threads": threads,
-                "ours": float(np.median([tokens / taken for taken in mine])),
-                "theirs": float(np.median([tokens / taken for taken in other])),
-                "unit": "tok/s",
-                "ratio": harness.interval([b / a for a, b in zip(mine, other, strict=True)]),
-                "samples": {"ours_s": mine, "theirs_s": other},
-            }
-        )
+        rows.append(harness.speed_row(what, threads, tokens, mine, other))
     mine, other = ([pair[side].peak / 2**20 for pair in pairs] for side in (0, 1))
     rows.append(
         {

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from benchmarks import harness, ours
 from benchmarks.probe_overhead import plan_for
@@ -80,15 +79,7 @@ def measure(probe: Path, plan: Plan, rounds: int, scratch: Path) -> dict[str, An
         if number >= 0:
             print(f"{plan.threads} threads, round {number + 1}/{rounds}: {times['on'][-1]:.3f} s", file=sys.stderr)
     tokens = TOKENS * TRIALS
-    return {
-        "what": "decode",
-        "threads": plan.threads,
-        "ours": float(np.median([tokens / s for s in times["on"]])),
-        "theirs": float(np.median([tokens / s for s in times["off"]])),
-        "unit": "tok/s",
-        "ratio": harness.interval([off / on for on, off in zip(times["on"], times["off"], strict=True)]),
-        "samples": {"ours_s": times["on"], "theirs_s": times["off"]},
-    }
+    return harness.speed_row("decode", plan.threads, tokens, times["on"], times["off"])
 
 
 def main() -> None:
