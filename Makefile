@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 NAME ?= onnx-vs-llamacpp
 
-# What neither measures in earnest, nor brings up boards, nor watches other processes runs in two processes side by
-# side, the longest first; everything else, whatever it is, runs alone afterwards.
-TOGETHER := tests/export tests/probing/test_family_probing.py tests/probe/test_probe_audit.py \
-  tests/probe/test_probe_arm64.py tests/docs tests/cli tests/catalogue tests/reporting tests/deploy tests/analysis \
-  tests/kernels tests/packaging tests/schema tests/device
+# What does not measure this machine itself runs in two processes side by side, the longest first; everything else,
+# whatever it is, runs alone afterwards. Boards have namespaces and an adb server of their own in each process.
+TOGETHER := tests/board/test_readme_runs.py tests/export tests/probing/test_family_probing.py tests/board \
+  tests/probe/test_probe_audit.py tests/probe/test_probe_arm64.py tests/probing/test_fitting_runs.py \
+  tests/probing/test_survey_end_to_end.py tests/sweeping tests/docs tests/cli tests/catalogue tests/reporting \
+  tests/deploy tests/analysis tests/kernels tests/packaging tests/schema tests/device
 
 .PHONY: help demo test slow authorization lint audit bench docs support readme clean
 

@@ -29,11 +29,10 @@ fi
 
 mkdir -p "$cache"
 [ $# -gt 0 ] || set -- amd64 arm64
-for arch; do
-    if [ "$arch" = arm64 ] && [ "$(uname -m)" != aarch64 ]; then
-        [ -e /proc/sys/fs/binfmt_misc/register ] || mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
-        [ -e /proc/sys/fs/binfmt_misc/qemu-aarch64 ] || update-binfmts --enable qemu-aarch64
-    fi
+
+# The root file system of an architecture, made where it is missing or was made of something else.
+make_root() {
+    arch=$1
     # Busybox is all that is left on a board whose C library is hidden.
     packages=adbd,procps,busybox-static
     # Android's shell and tools: our scripts must run with each. One architecture is enough.
@@ -54,4 +53,18 @@ for arch; do
         fi
     ) 9>"$cache/$release-$arch.lock"
     echo "board $arch: $root"
+}
+
+makers=
+for arch; do
+    if [ "$arch" = arm64 ] && [ "$(uname -m)" != aarch64 ]; then
+        [ -e /proc/sys/fs/binfmt_misc/register ] || mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
+        [ -e /proc/sys/fs/binfmt_misc/qemu-aarch64 ] || update-binfmts --enable qemu-aarch64
+    fi
+    # Side by side: each unpacks on one core.
+    make_root "$arch" &
+    makers="$makers $!"
+done
+for maker in $makers; do
+    wait "$maker"
 done

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("executorch", reason="the ExecuTorch half is not installed")
 
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig
 
@@ -156,6 +156,8 @@ def test_rows_are_rounded_as_pytorch_rounds_them(library, rows, dim, size, shift
     eight=st.booleans(),
     seed=st.integers(0, 2**31),
 )
+# Scores of hundreds, which eager happens to sum ten times closer.
+@example(3, 1, 512, 29, 0, 1.0, 8.0, 1, None, False, 6)
 def test_attention_is_what_pytorch_computes(
     kernel, kv_heads, group, dim, queries, start, scale, size, threads, window, eight, seed
 ) -> None:
@@ -210,7 +212,10 @@ def test_attention_is_what_pytorch_computes(
     single = mask if mask.dtype == torch.bool else mask.float()
     eager = attend(*inputs, attn_mask=single, scale=scale)[0].transpose(0, 1)
     rounding = float((eager.double() - wanted).abs().max())
-    assert float((out.double() - wanted).abs().max()) < max(TOLERANCE, 3 * rounding)
+    # How far is a matter of the order of the sums, in which eager may be luckier: a score may move by a step of single
+    # precision at the size of what is summed.
+    step = torch.finfo(torch.float32).eps * float((inputs[0].abs() @ inputs[1].abs().nan_to_num().mT).max()) * scale
+    assert float((out.double() - wanted).abs().max()) < max(TOLERANCE, 3 * rounding, step)
 
 
 @pytest.fixture(scope="module", params=["fp32", "w4a8", "fp32-kv8"])
