@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from edgekit.analysis.load import LaunchData
 from edgekit.analysis.sensors import Series
@@ -30,6 +33,48 @@ class Mark:
     kind: MarkKind
     text: str
     trial: int | None = None
+
+
+class Others(msgspec.Struct, frozen=True, array_like=True):
+    """What others and a hypervisor took of all CPUs' time while trials ran, summed over them."""
+
+    #: Trials of which it is told, and those in which they took more than :data:`MAX_LOAD`.
+    trials: int = 0
+    disturbed: int = 0
+    #: Nanoseconds: what they took, and what all CPUs had.
+    taken_ns: int = 0
+    available_ns: int = 0
+
+    @property
+    def share(self) -> float | None:
+        """0 to 1; None where it is not told, or over less time than the kernel's ticks resolve."""
+        if self.available_ns < MIN_LOAD_NS:
+            return None
+        return min(1.0, max(0.0, self.taken_ns / self.available_ns))
+
+    def __add__(self, other: Others) -> Others:
+        return Others(
+            self.trials + other.trials,
+            self.disturbed + other.disturbed,
+            self.taken_ns + other.taken_ns,
+            self.available_ns + other.available_ns,
+        )
+
+
+def others_of(launches: Iterable[LaunchData]) -> Others:
+    """What others took during all trials of these launches; those that were profiled or check the golden have none."""
+    found = Others()
+    for data in launches:
+        hello = next(iter(data.events(Hello)), None)
+        if hello is None or data.plan is None or data.plan.profile:
+            continue
+        for result in data.events(TrialResult):
+            taken = _taken_ns(result)
+            if taken is not None and hello.cpus_online:
+                available = (result.end_ns - result.start_ns) * hello.cpus_online
+                disturbed = (others_share(result, hello.cpus_online) or 0.0) > MAX_LOAD
+                found += Others(1, int(disturbed), taken, available)
+    return found
 
 
 def marks(data: LaunchData) -> list[Mark]:
@@ -116,10 +161,17 @@ def _trial_marks(result: TrialResult, sensors: list[Series], cpus: int | None) -
 def others_share(result: TrialResult, cpus: int | None) -> float | None:
     """Share of all CPUs' time in a trial that others and the hypervisor took, 0 to 1; None where it is not told."""
     lasted = result.end_ns - result.start_ns
-    if not cpus or lasted < MIN_LOAD_NS or result.machine_ns is None or result.cpu_ns is None:
+    taken = _taken_ns(result)
+    if not cpus or lasted < MIN_LOAD_NS or taken is None:
         return None
-    taken = result.machine_ns - result.cpu_ns + (result.stolen_ns or 0)
     return min(1.0, max(0.0, taken / (lasted * cpus)))
+
+
+def _taken_ns(result: TrialResult) -> int | None:
+    """Negative by up to a tick for each CPU, where the probe's own time was not counted yet; None where not told."""
+    if result.machine_ns is None or result.cpu_ns is None:
+        return None
+    return result.machine_ns - result.cpu_ns + (result.stolen_ns or 0)
 
 
 def _inside(entry: Series, result: TrialResult) -> list[float]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import msgspec
 
 from edgekit.analysis import memory, metrics, statistics
+from edgekit.analysis.disturbance import Others, others_of
 from edgekit.analysis.energy import Energy, energies
 from edgekit.analysis.limited import Clocks, clocks_of
 from edgekit.analysis.load import RunData
@@ -66,6 +67,7 @@ class RunFacts(msgspec.Struct, frozen=True, array_like=True):
     tests: list[TestFacts]
     threads: list[ThreadsFacts]
     sustained: list[Sustained]
+    others: Others
 
 
 def facts_of(data: RunData) -> RunFacts:
@@ -78,6 +80,11 @@ def measuring(data: RunData) -> int:
     if data.kept is not None:
         return data.kept.measuring
     return sum(1 for launch in data.launches if launch.plan and launch.plan.trials)
+
+
+def others(data: RunData) -> Others:
+    """What others took of the device's processor while a run was measured, without deriving anything else."""
+    return others_of(data.launches) if data.kept is None else data.kept.others
 
 
 def derive(data: RunData) -> RunFacts:
@@ -95,6 +102,7 @@ def derive(data: RunData) -> RunFacts:
         tests=[_test(test, samples, usage.get(test), energy.get(test)) for test, samples in found.items()],
         threads=[_threads(data, threads) for threads in dict.fromkeys(test.threads for test in found)],
         sustained=sustained(data),
+        others=others_of(data.launches),
     )
 
 

@@ -13,7 +13,8 @@ import msgspec
 
 from edgekit.analysis.compare import compare
 from edgekit.analysis.comparison import Comparison
-from edgekit.analysis.facts import measuring
+from edgekit.analysis.disturbance import MAX_LOAD, Others
+from edgekit.analysis.facts import measuring, others
 from edgekit.analysis.labels import labels
 from edgekit.analysis.load import RunData
 from edgekit.analysis.power_meter import PlacedMeter
@@ -30,8 +31,6 @@ from edgekit.schema.storage import check_writable, write_atomically
 
 STAGE = "write report"
 DISTRIBUTION = "edgekit-slm"
-#: Load per core above which a device had other work: our own preparation leaves a trace below this.
-BUSY_LOAD = 0.75
 _TEMPLATES = Path(__file__).parent / "templates"
 
 #: What would end a data block early, or a line of it where JavaScript counts lines.
@@ -200,10 +199,17 @@ def _subtitle(runs: Sequence[RunData]) -> str:
 
 
 def _busy(runs: Sequence[RunData]) -> list[str]:
-    """Sessions that began on a device with other work to do, in words."""
-    found = []
+    """Sessions in which others took a part of the processor while it was measured, in words."""
+    sessions: dict[tuple[str, str], Others] = {}
     for run in runs:
-        load, cpus = run.run.before.load_1m, run.run.device.cpus
-        if load is not None and load > BUSY_LOAD * cpus:
-            found.append(f"{plain_text(run.run.device.name)}: load {load:.1f} on {cpus} cores before the session")
-    return list(dict.fromkeys(found))
+        key = (run.run.device.name, run.run.session)
+        sessions[key] = sessions.get(key, Others()) + others(run)
+    found = []
+    for (device, session), taken in sessions.items():
+        if taken.share is not None and taken.share > MAX_LOAD:
+            which = f"{device}, session {session}" if len(sessions) > 1 else device
+            found.append(
+                f"{plain_text(which)}: other programs or a hypervisor took {taken.share:.0%} of the processor's time during the trials "
+                f"(more than {MAX_LOAD:.0%} in {taken.disturbed} of {taken.trials})"
+            )
+    return found

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import pytest
 
-from edgekit.analysis.disturbance import between, marks, others_share
+from edgekit.analysis.disturbance import between, marks, others_of, others_share
 from edgekit.analysis.load import LaunchData
 from edgekit.analysis.warmup import warmup_of, warmup_rounds
 from edgekit.schema.event import AnyEvent, ConditionSamples, Hello, Sensor, Sensors, Stream, TrialResult
-from edgekit.schema.plan import Plan, Trial
+from edgekit.schema.plan import ExecutorchArtefact, Plan, Trial
 from edgekit.schema.run import Conditions, Launch
 
 S = 1_000_000_000
@@ -31,6 +31,19 @@ SENSORS = [
     Sensor(kind="temperature", name="battery#1", unit="mC", source="c"),
     Sensor(kind="external_power", name="usb", unit="", source="d"),
 ]
+
+PLAN = Plan(
+    schema_version=1,
+    bundle="",
+    artefact=ExecutorchArtefact(model_path="", context_length=8, vocab=8),
+    threads=1,
+    affinity=None,
+    loads=1,
+    trials=[],
+    golden=None,
+    seed=1,
+    memory_hz=0.0,
+)
 
 
 def trial(number: int, start: float, end: float, **changes: int) -> TrialResult:
@@ -112,6 +125,20 @@ def test_the_load_of_others_is_what_the_probe_did_not_take() -> None:
     assert [mark.kind for mark in marks(data(stolen))] == ["load"]
     assert others_share(trial(1, 0.0, 0.01, machine_ns=3 * S, cpu_ns=S), 4) is None
     assert others_share(trial(1, 0.0, 1.0), 4) is None
+
+
+def test_short_trials_tell_the_load_of_others_together() -> None:
+    short = [trial(number, number, number + 0.02, machine_ns=S // 25, cpu_ns=S // 50, stolen_ns=0) for number in (1, 2)]
+    assert others_share(short[0], 4) is None
+    launch = replace(data(*short), plan=PLAN)
+    both = others_of([launch])
+    assert (both.trials, both.disturbed) == (2, 0)
+    assert both.share == pytest.approx(0.25)
+    assert others_of([replace(data(short[0]), plan=PLAN)]).share is None, "eight ticks of ten milliseconds"
+    long = replace(data(trial(1, 0, 1, machine_ns=S, cpu_ns=0)), plan=PLAN)
+    assert (others_of([long, launch]).trials, others_of([long, launch]).disturbed) == (3, 1)
+    assert others_of([replace(launch, plan=msgspec.structs.replace(PLAN, profile=True))]).trials == 0
+    assert others_of([data(trial(1, 0.0, 1.0))]).share is None
 
 
 @pytest.mark.parametrize(
