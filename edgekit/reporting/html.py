@@ -209,7 +209,7 @@ def _busy(runs: Sequence[RunData]) -> list[str]:
         if taken.share is not None and taken.share > MAX_LOAD:
             which = f"{device}, session {session}" if len(sessions) > 1 else device
             found.append(
-                f"{plain_text(which)}: other programs or a hypervisor took {taken.share:.0%} of the processor's time during the trials "
-                f"(more than {MAX_LOAD:.0%} in {taken.disturbed} of {taken.trials})"
+                f"{plain_text(which)}: other programs or a hypervisor took {taken.share:.0%} of the processor's time "
+                f"during the trials (more than {MAX_LOAD:.0%} in {taken.disturbed} of {taken.trials})"
             )
     return found
