@@ -16,9 +16,9 @@ from edgekit.cli.progress import shown
 @click.option("--keep", is_flag=True, help="Leave the runs on the device.")
 @out_option("runs", "runs")
 def command(run: str | None, device: str | None, keep: bool, out: Path) -> None:
-    """Fetch runs that a lost connection or --leave-on-device left on a device (RUN, or all).
+    """Fetch runs that a lost connection, a killed host or --leave-on-device left on a device (RUN, or all).
 
-    Prints the folder of each run.
+    Prints the folder of each run. A run that is still being measured is left alone.
 
     \b
     Example:
@@ -31,4 +31,4 @@ def command(run: str | None, device: str | None, keep: bool, out: Path) -> None:
     for folder in runs:
         click.echo(folder)
     if not runs:
-        click.echo("no run lies on the device", err=True)
+        click.echo("no run to fetch lies on the device", err=True)

@@ -115,11 +115,11 @@ def _word(device: Device) -> str:
     The lock of this host is the name's. A device may have several (USB and Wi-Fi, through a server and without): under
     each of them we are another writer, who waits for the first.
     """
-    return hashlib.sha256(f"{_host_id()} {device.name}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{host_id()} {device.name}".encode()).hexdigest()[:16]
 
 
-def _host_id() -> str:
-    """A word of this host's own.
+def host_id() -> str:
+    """A word by which devices know this host, kept in its cache.
 
     Raises:
         HostStorageError: it cannot be kept.

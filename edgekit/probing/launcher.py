@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ import msgspec
 from edgekit.device.base import Device, checked, printable
 from edgekit.errors import InputError
 from edgekit.probing.golden import judge
+from edgekit.probing.presence import run_script
 from edgekit.probing.run_writer import EventLog
-from edgekit.schema import codec
 from edgekit.schema.event import Bye, GoldenResult, ProbeFault
 from edgekit.schema.operators import profile_file
 from edgekit.schema.plan import Plan
@@ -55,8 +54,8 @@ def launch_probe(
         probe: the command that starts the probe there.
         work_dir: the launch's folder there. It keeps the plan and a second copy of the events, so that
             a lost connection loses nothing (see :mod:`edgekit.probing.recovery`).
-        plan: what to do; pushed as ``plan.json``.
-        folder: the launch's folder on the host; events are written there as they come.
+        plan: what to do.
+        folder: the launch's folder on the host, with the plan as ``plan.json``; events are written there as they come.
         launch: the record to complete.
 
     Raises:
@@ -64,7 +63,8 @@ def launch_probe(
             until then are in ``folder``.
     """
     remote_plan = f"{work_dir}/plan.json"
-    _put_plan(device, plan, work_dir, remote_plan)
+    _begin(device, launch, work_dir)
+    device.push(folder / "plan.json", remote_plan)
     received = 0
     flooded = threading.Event()
 
@@ -115,12 +115,15 @@ def fetch_profile(device: Device, remote: str, local: Path) -> None:
     device.pull(remote, local)
 
 
-def _put_plan(device: Device, plan: Plan, work_dir: str, remote_plan: str) -> None:
-    checked(device, ["mkdir", "-p", work_dir], doing=f"make {work_dir}", hint="is the storage full or read-only?")
-    with tempfile.TemporaryDirectory(prefix="edgekit-plan-") as scratch:
-        local = Path(scratch) / "plan.json"
-        local.write_bytes(codec.encode(plan))
-        device.push(local, remote_plan)
+def _begin(device: Device, launch: Launch, work_dir: str) -> None:
+    """Make a launch's folder on the device, with its record so far: a host that is killed cannot tell it any more."""
+    checked(
+        device,
+        ["sh", "-c", run_script(), "sh", "launch", work_dir],
+        doing=f"make {work_dir}",
+        hint="is the storage full or read-only?",
+        stdin=msgspec.json.encode(launch),
+    )
 
 
 def judge_launch(launch: Launch, plan: Plan, folder: Path, *, exit_code: int | None, message: str | None) -> Launch:

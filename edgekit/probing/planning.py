@@ -41,6 +41,16 @@ class Cell:
     sustain: bool = False
 
 
+def describe(cell: Cell, protocol: Protocol) -> str:
+    """What a launch is for, for people."""
+    if cell.check:
+        return "golden check"
+    if cell.sustain:
+        return f"decoding for {protocol.sustain_s:g} s"
+    open_ended = protocol.precision is not None or protocol.budget_s is not None
+    return f"round {cell.round + 1}" + ("" if open_ended else f"/{protocol.repetitions}")
+
+
 def golden_checks(bundles: int, threads: Sequence[int]) -> list[Cell]:
     """The first launches of a session: every bundle's golden check."""
     return [Cell(bundle=index, threads=max(threads), round=0, check=True) for index in range(bundles)]

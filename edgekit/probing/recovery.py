@@ -1,10 +1,10 @@
 """Runs on the device: a second copy of plans and events, for when the connection is lost.
 
 While a session runs, the device keeps ``RUNS/<run>/run.json``, ``bundle.json`` and, per
-launch, ``plan.json`` and ``events.jsonl``. A session that ends well removes them. What a
-lost connection, a killed host or ``--leave-on-device`` left there is fetched by
-:func:`pull_runs`. Everything that comes from a device is untrusted: names and sizes are
-checked before a byte is written here.
+launch, ``launch.json`` (its record so far), ``plan.json`` and ``events.jsonl``. A session that
+ends well removes them. What a lost connection, a killed host or ``--leave-on-device`` left
+there is fetched by :func:`pull_runs`; what is still being measured is not. Everything that
+comes from a device is untrusted: names and sizes are checked before a byte is written here.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ import msgspec
 from edgekit.device.base import Device, checked, printable
 from edgekit.errors import InputError
 from edgekit.probing.launcher import MAX_EVENT_BYTES, fetch_profile, judge_launch
+from edgekit.probing.presence import in_use, run_script
 from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.schema import codec
 from edgekit.schema.bundle import Bundle
 from edgekit.schema.operators import OPERATOR_MAP, profile_file
 from edgekit.schema.plan import Plan
 from edgekit.schema.run import MANIFEST, Launch, Run
-from edgekit.schema.storage import write_atomically
+from edgekit.schema.storage import remove_unfinished, write_atomically
+from edgekit.schema.stream import read_stream_file
 
 #: A run's name is made by :mod:`edgekit.probing.session`; anything else there is not ours.
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
@@ -42,14 +44,15 @@ def runs_dir(device: Device) -> str:
     return f"{device.root}/runs"
 
 
-def leave_manifests(device: Device, run: Path) -> None:
-    """Put a new run's manifests on the device.
+def leave_manifests(device: Device, run: Path, mark: str) -> None:
+    """Put a new run's manifests on the device, and the line that tells who measures it.
 
     Raises:
         DeviceFailedError: the device is lost or full.
     """
     remote = f"{runs_dir(device)}/{run.name}"
-    checked(device, ["mkdir", "-p", remote], doing=f"make {remote}", hint="is the storage full or read-only?")
+    argv = ["sh", "-c", run_script(), "sh", "begin", runs_dir(device), run.name, mark]
+    checked(device, argv, doing=f"make {remote}", hint="is the storage full or read-only?")
     for name in (MANIFEST, "bundle.json", OPERATOR_MAP):
         if (run / name).is_file():
             device.push(run / name, f"{remote}/{name}")
@@ -57,7 +60,12 @@ def leave_manifests(device: Device, run: Path) -> None:
 
 def remove(device: Device, run_id: str) -> None:
     """Remove a run's copy from the device."""
-    device.run(["rm", "-rf", f"{runs_dir(device)}/{run_id}"])
+    device.run(["sh", "-c", run_script(), "sh", "remove", runs_dir(device), run_id])
+
+
+def end(device: Device, run_id: str) -> None:
+    """Leave a run's copy on the device, and say that nobody measures it any longer."""
+    device.run(["sh", "-c", run_script(), "sh", "end", runs_dir(device), run_id])
 
 
 def list_runs(device: Device) -> list[str]:
@@ -75,22 +83,23 @@ def pull_runs(
 ) -> list[Path]:
     """Fetch runs that were left on the device, then remove them there.
 
-    A run that is already in ``out`` gets the launches and events it lacks. One that cannot be fetched stays on the
-    device and keeps no other from being fetched; of one that a host began and was gone before it measured anything,
-    nothing is left.
+    A run that is already in ``out`` gets the launches and events it lacks. One that is still being measured is left
+    alone, and so is one that cannot be fetched; neither keeps another from being fetched. Of one that a host began and
+    was gone before it measured anything, nothing is left.
 
     Args:
         device: where to look.
         out: the host's folder of runs.
         only: one run's name; None fetches all.
         keep: leave the runs on the device.
-        progress: told of each run.
+        progress: told of each run, and of those that are still being measured.
 
     Returns:
         The run directories on the host.
 
     Raises:
-        InputError: no run of that name lies on the device, or some could not be fetched; the others were.
+        InputError: no run of that name lies on the device, or it is still being measured, or some could not be
+            fetched; the others were.
         DeviceFailedError: the device was lost on the way; what is in ``out`` is whole.
     """
     names = list_runs(device)
@@ -102,6 +111,12 @@ def pull_runs(
                 hint=f"it has: {', '.join(names) or 'none'}",
             )
         names = [only]
+    busy = in_use(device, runs_dir(device)) if names else {}
+    if only in busy:
+        raise InputError(f"pull run {only!r}: {busy[only]}", device=device.name, hint="pull it when that has ended")
+    for name in [name for name in names if name in busy]:
+        progress(ProgressEvent(f"leave {name} on {device.name}", detail=busy[name]))
+        names.remove(name)
     pulled, failed = [], []
     for number, name in enumerate(names):
         progress(ProgressEvent(f"pull from {device.name}", done=number, total=len(names), unit="runs", detail=name))
@@ -143,19 +158,25 @@ def _pull_run(device: Device, remote: str, local: Path) -> Path:
         if run.profiled and device.stat(f"{remote}/{OPERATOR_MAP}") is not None:
             fetcher.fetch(f"{remote}/{OPERATOR_MAP}", copy / OPERATOR_MAP, codec.MAX_DOCUMENT_BYTES)
         run = msgspec.structs.replace(run, launches=[one for one in run.launches if _LAUNCH.fullmatch(one.directory)])
-        found = [_pull_launch(fetcher, f"{remote}/launches/{name}", copy, name) for name in _launches(device, remote)]
-        launches = [launch for launch in found if launch is not None]
-        if (local / MANIFEST).is_file():
-            run = codec.read(local / MANIFEST, Run)
-        known = {launch.directory: launch for launch in run.launches if launch.status == "done"}
-        merged = known | {launch.directory: launch for launch in launches if launch.directory not in known}
+        mine = codec.read(local / MANIFEST, Run) if (local / MANIFEST).is_file() else None
+        run = mine or run
+        known = {launch.directory: launch for launch in mine.launches} if mine is not None else {}
+        better: dict[str, Launch] = {}
+        for name in _launches(device, remote):
+            directory = f"launches/{name}"
+            has = known.get(directory)
+            if has is not None and has.status == "done":
+                continue
+            launch = _pull_launch(fetcher, f"{remote}/{directory}", copy, local, has)
+            if launch is not None:
+                better[directory] = launch
         run = msgspec.structs.replace(
             run,
-            launches=sorted(merged.values(), key=lambda launch: launch.index),
+            launches=sorted((known | better).values(), key=lambda launch: launch.index),
             status="interrupted" if run.status == "running" else run.status,
         )
         write_atomically(copy / MANIFEST, codec.encode(run))
-        _merge(copy, local, skip=set(known))
+        _merge(copy, local, {Path(launch.directory).name for launch in run.launches})
     return local
 
 
@@ -163,8 +184,17 @@ def _launches(device: Device, remote: str) -> list[str]:
     return [name for name in _names(device, f"{remote}/launches") if _LAUNCH_NAME.fullmatch(name)]
 
 
-def _pull_launch(fetcher: _Fetcher, remote: str, copy: Path, name: str) -> Launch | None:
-    device = fetcher.device
+def _pull_launch(fetcher: _Fetcher, remote: str, copy: Path, local: Path, has: Launch | None) -> Launch | None:
+    """Fetch one launch into ``copy``; its record, None where nothing was measured.
+
+    Args:
+        fetcher: of the run.
+        remote: the launch's folder on the device.
+        copy: where the fetched run is put together.
+        local: the run on the host, which may not be there.
+        has: the host's record of the launch, if it has one.
+    """
+    device, name = fetcher.device, Path(remote).name
     if device.stat(f"{remote}/plan.json") is None or device.stat(f"{remote}/events.jsonl") is None:
         # The host was gone before the probe started: nothing was measured.
         return None
@@ -173,20 +203,49 @@ def _pull_launch(fetcher: _Fetcher, remote: str, copy: Path, name: str) -> Launc
     fetcher.fetch(f"{remote}/plan.json", folder / "plan.json", codec.MAX_DOCUMENT_BYTES)
     fetcher.fetch(f"{remote}/events.jsonl", folder / "events.jsonl", MAX_EVENT_BYTES)
     plan = codec.read(folder / "plan.json", Plan)
+    received = local / "launches" / name / "events.jsonl"
+    # A device that lost its power may have written less than it sent.
+    if received.is_file() and _events(received) >= _events(folder / "events.jsonl"):
+        (folder / "events.jsonl").write_bytes(received.read_bytes())
     if plan.profile:
         profile = profile_file(plan.artefact)
         fetch_profile(device, f"{remote}/{profile}", folder / profile)
+    begun = has or _begun(fetcher, f"{remote}/launch.json", copy)
     index = int(name)
     launch = Launch(
         index=index,
         directory=f"launches/{name}",
         threads=plan.threads,
-        position=index,
-        started_at="",
+        position=begun.position if begun is not None else index,
+        started_at=begun.started_at if begun is not None else "",
         status="lost",
         exit_code=None,
+        before=begun.before if begun is not None else None,
+        waited_s=begun.waited_s if begun is not None else None,
     )
-    return judge_launch(launch, plan, folder, exit_code=None, message=None)
+    judged = judge_launch(launch, plan, folder, exit_code=None, message=None)
+    if has is not None and judged.status != "done":
+        # How it ended the host has seen.
+        return msgspec.structs.replace(has, golden=judged.golden or has.golden)
+    return judged
+
+
+def _begun(fetcher: _Fetcher, remote: str, copy: Path) -> Launch | None:
+    """What a launch's record held when it began; None where it was not kept (older runs), or only in part."""
+    if fetcher.device.stat(remote) is None:
+        return None
+    local = copy / "launch.json"
+    fetcher.fetch(remote, local, codec.MAX_DOCUMENT_BYTES)
+    data = local.read_bytes()
+    local.unlink()
+    try:
+        return msgspec.json.decode(data, type=Launch)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _events(path: Path) -> int:
+    return len(read_stream_file(path).events)
 
 
 class _Fetcher:
@@ -219,15 +278,19 @@ class _Fetcher:
         self.device.pull(remote, local)
 
 
-def _merge(copy: Path, local: Path, *, skip: set[str]) -> None:
-    """Move the fetched files into the run on the host, manifest last."""
+def _merge(copy: Path, local: Path, recorded: set[str]) -> None:
+    """Move the fetched files into the run on the host, manifest last; ``recorded`` are the launches it knows."""
     for source in sorted(copy.rglob("*")):
         relative = source.relative_to(copy)
-        if source.is_dir() or relative.as_posix() == MANIFEST or "/".join(relative.parts[:2]) in skip:
-            continue
-        write_atomically(local / relative, source.read_bytes())
+        if not source.is_dir() and relative.as_posix() != MANIFEST:
+            write_atomically(local / relative, source.read_bytes())
     local.mkdir(parents=True, exist_ok=True)
     write_atomically(local / MANIFEST, (copy / MANIFEST).read_bytes())
+    remove_unfinished(local)
+    for folder in (local / "launches").glob("*"):
+        # A killed host had begun it, and no probe.
+        if folder.is_dir() and not (folder / "events.jsonl").exists() and folder.name not in recorded:
+            shutil.rmtree(folder)
     shutil.rmtree(copy)
 
 

@@ -33,12 +33,14 @@ from edgekit.probing.planning import (
     Cell,
     check_protocol,
     default_threads,
+    describe,
     golden_checks,
     make_plan,
     searching_warmup,
     sustained_launches,
     timed_rounds,
 )
+from edgekit.probing.presence import mark, measuring
 from edgekit.probing.run_writer import RunWriter, now
 from edgekit.probing.stopping import Rounds, Widest
 from edgekit.progress import Progress, ProgressEvent, silent
@@ -128,10 +130,22 @@ class Session:
         before = conditions.read(self.device)
         gate = self._gate(before)
         rounds = Rounds(self.protocol, self.widest)
-        writers = [
-            self._open_run(target, identity, before)
-            for target, identity in zip(self.targets, self._identities(), strict=True)
-        ]
+        writers: list[RunWriter] = []
+        with measuring(self.name):
+            try:
+                for target, identity in zip(self.targets, self._identities(), strict=True):
+                    writers.append(self._new_run(target, identity, before))
+                    recovery.leave_manifests(self.device, writers[-1].directory, mark(self.name, self.protocol))
+                clocks = self._begin(writers, gate, before)
+                stopped = self._run_all(writers, threads, rounds, gate)
+            except BaseException as error:
+                self._end_badly(writers, error, rounds)
+                raise
+            self._end_well(writers, clocks, stopped)
+        return [writer.directory for writer in writers]
+
+    def _begin(self, writers: list[RunWriter], gate: Gate | None, before: Conditions) -> Clocks:
+        """Record what holds for the whole session."""
         if gate is not None:
             record = GateRecord(limits=gate.limits, wait_s=gate.wait_s, unknown=gate_module.unknown(before))
             for writer in writers:
@@ -139,29 +153,42 @@ class Session:
         clocks = Clocks(begin=self._read_clock())
         for writer in writers:
             writer.note_clocks(clocks)
+        return clocks
+
+    def _end_well(self, writers: list[RunWriter], clocks: Clocks, stopped: Stopped | None) -> None:
+        """Everything is measured, whatever becomes of the device now."""
+        after: Conditions | None = None
+        lost: EdgekitError | None = None
         try:
-            stopped = self._run_all(writers, threads, rounds, gate)
-        except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            reason: StopReason = "failed"
-            if interrupted or isinstance(error, NotReadyError):
-                reason = "interrupted" if interrupted else "not ready"
-            text = error.message if isinstance(error, EdgekitError) else reason
+            after = conditions.read(self.device)
+            clocks = msgspec.structs.replace(clocks, end=self._read_clock())
+        except (DeviceFailedError, DeviceUnavailableError) as error:
+            lost = error
+        finally:
             for writer in writers:
-                ended = Stopped(reason=reason, text=text, rounds=rounds.done)
-                writer.finish("interrupted" if interrupted else "failed", None, ended)
-            # A device that was lost keeps its copy: it may know more than the host.
-            if not isinstance(error, DeviceFailedError | DeviceUnavailableError):
-                with contextlib.suppress(EdgekitError):
-                    self._clean_device(writers)
-            raise
-        after = conditions.read(self.device)
-        clocks = msgspec.structs.replace(clocks, end=self._read_clock())
+                writer.note_clocks(clocks)
+                writer.finish("done", after, stopped)
+        try:
+            self._clean_device(writers)
+        except (DeviceFailedError, DeviceUnavailableError) as error:
+            lost = error
+        if lost is not None:
+            detail = f"{lost.message}; what is left there `edgekit pull` removes"
+            self.progress(ProgressEvent(f"{self.device.name} was lost after the last launch", detail=detail))
+
+    def _end_badly(self, writers: list[RunWriter], error: BaseException, rounds: Rounds) -> None:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        reason: StopReason = "failed"
+        if interrupted or isinstance(error, NotReadyError):
+            reason = "interrupted" if interrupted else "not ready"
+        text = error.message if isinstance(error, EdgekitError) else reason
         for writer in writers:
-            writer.note_clocks(clocks)
-            writer.finish("done", after, stopped)
-        self._clean_device(writers)
-        return [writer.directory for writer in writers]
+            ended = Stopped(reason=reason, text=text, rounds=rounds.done)
+            writer.finish("interrupted" if interrupted else "failed", None, ended)
+        # A device that was lost keeps its copy: it may know more than the host.
+        if not isinstance(error, DeviceFailedError | DeviceUnavailableError):
+            with contextlib.suppress(EdgekitError):
+                self._clean_device(writers)
 
     def _gate(self, start: Conditions) -> Gate | None:
         """What launches wait for; None where there is nothing to wait for.
@@ -215,7 +242,7 @@ class Session:
     def _step(self, writers: list[RunWriter], cell: Cell, position: int, gate: Gate | None) -> None:
         """One launch: rest, wait, measure, judge."""
         bundle = self.targets[cell.bundle].bundle
-        what = _what(cell, self.protocol)
+        what = describe(cell, self.protocol)
         threads = f"{cell.threads} {'thread' if cell.threads == 1 else 'threads'}"
         detail = f"{bundle.model} {bundle.recipe.name}, {threads}, {what}"
         stage = f"measure on {self.device.name}"
@@ -239,9 +266,9 @@ class Session:
                 raise self._probe_error(writers[cell.bundle], cell, outcome)
 
     def _clean_device(self, writers: list[RunWriter]) -> None:
-        if not self.leave_on_device:
-            for writer in writers:
-                recovery.remove(self.device, writer.run.id)
+        leave = recovery.end if self.leave_on_device else recovery.remove
+        for writer in writers:
+            leave(self.device, writer.run.id)
 
     def _launch(self, writer: RunWriter, cell: Cell, position: int, passed: Passed | None) -> LaunchOutcome:
         target = self.targets[cell.bundle]
@@ -347,7 +374,7 @@ class Session:
                 raise InputError(f"begin a run: {self.runs_dir / name} exists already", hint="choose another --out")
         return found
 
-    def _open_run(self, target: Target, identity: str, before: Conditions) -> RunWriter:
+    def _new_run(self, target: Target, identity: str, before: Conditions) -> RunWriter:
         bundle = target.bundle
         run = Run(
             schema_version=Run.SCHEMA_VERSION,
@@ -373,18 +400,7 @@ class Session:
         writer = RunWriter(directory, run, codec.encode(bundle))
         if run.profiled and target.operator_map is not None:
             write_atomically(directory / OPERATOR_MAP, target.operator_map.read_bytes())
-        recovery.leave_manifests(self.device, directory)
         return writer
-
-
-def _what(cell: Cell, protocol: Protocol) -> str:
-    """What a launch is for, for people."""
-    if cell.check:
-        return "golden check"
-    if cell.sustain:
-        return f"decoding for {protocol.sustain_s:g} s"
-    open_ended = protocol.precision is not None or protocol.budget_s is not None
-    return f"round {cell.round + 1}" + ("" if open_ended else f"/{protocol.repetitions}")
 
 
 def _slug(text: str) -> str:

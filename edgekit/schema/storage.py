@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from pathlib import Path
 
 from edgekit.errors import HostStorageError
+
+#: How ``mkstemp`` names what :func:`write_atomically` has not renamed yet.
+_UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -30,6 +34,13 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes left of :func:`write_atomically` below ``folder``, where nobody may be writing."""
+    for path in folder.rglob(".*"):
+        if _UNFINISHED.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def check_writable(folder: Path, *, doing: str | None = None) -> None:

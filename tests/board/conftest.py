@@ -69,3 +69,21 @@ def new_board(adb_environment: dict[str, str], tmp_path: Path) -> Iterator[Calla
             return made[-1]
 
         yield make
+
+
+@pytest.fixture
+def own_server(
+    adb_environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], None]]:
+    """An adb server that a test may restart: by calling what this gives."""
+    stack = ExitStack()
+    port = boards.free_port()
+
+    def restart() -> None:
+        stack.close()
+        stack.enter_context(boards.adb_server(tmp_path / "server", port))
+
+    restart()
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
+    yield restart
+    stack.close()

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import board as boards
 import pytest
 from board import Board
 
@@ -26,6 +25,7 @@ from edgekit.device.discover import resolve
 from edgekit.errors import DeviceFailedError
 from edgekit.probing import launcher
 from edgekit.progress import ProgressEvent
+from edgekit.schema import codec
 from edgekit.schema.plan import ExecutorchArtefact, Plan
 from edgekit.schema.run import Launch
 
@@ -134,22 +134,6 @@ def test_two_push_at_once(new_board: Callable[..., Board], tmp_path: Path, who: 
         for one in ("shared", name):
             assert device.run(["cat", f"{directory}/{one}"]).stdout == (tmp_path / one).read_bytes()
     assert kinds(device) == {"bundles": 4, "objects": 3}
-
-
-@pytest.fixture
-def own_server(x86_board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """An adb server that a test may restart: by calling what this gives."""
-    stack = contextlib.ExitStack()
-    port = boards.free_port()
-
-    def restart() -> None:
-        stack.close()
-        stack.enter_context(boards.adb_server(tmp_path / "server", port))
-
-    restart()
-    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
-    yield restart
-    stack.close()
 
 
 def test_an_adb_server_that_was_restarted_between_calls(x86_board: Board, own_server: Callable[[], None]) -> None:
@@ -284,6 +268,7 @@ def test_a_probe_that_misbehaves(x86_board: Board, tmp_path: Path, monkeypatch: 
         seed=0,
         memory_hz=0,
     )
+    (folder / "plan.json").write_bytes(codec.encode(plan))
     probe, work = f"{device.root}/probe", f"{device.root}/runs/x/launches/000"
     try:
         call = lambda: launcher.launch_probe(  # noqa: E731
