@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import harness, ours, ours_executorch, peers
+from benchmarks.launches import Launches
 from edgekit.schema.integrity import check_bundle
 
 
@@ -14,19 +15,19 @@ def main() -> None:
     folder = ours_executorch.bundle_folder(options.bundle)
     bundle = check_bundle(folder)
     [model] = [folder / file.path for file in bundle.files if file.role == "model"]
-    peaks: dict[int, int] = {}
+    launched: dict[int, Launches] = {}
     workers: dict[int, peers.Worker] = {}
     harness.run(
         "executorch-vs-python",
         options,
-        ours=lambda threads: ours_executorch.ExecutorchProbe(folder, threads, peaks),
+        ours=lambda threads: launched.setdefault(threads, ours_executorch.probe(folder, threads)),
         theirs=lambda threads: workers.setdefault(
             threads,
             peers.Worker(Path(sys.executable), "executorch_python.py", model, threads, bundle.architecture.vocab),
         ),
         versions=ours.versions(folder)
         | {"peer": f"executorch=={bundle.runtime.version}", "peer_model": "the same file"},
-        bounds=lambda rows, bandwidth: ours_executorch.memory(folder, peaks, workers),
+        bounds=lambda rows, bandwidth: ours_executorch.memory(folder, launched, workers),
     )
 
 

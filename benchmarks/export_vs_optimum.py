@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks import harness
 from benchmarks.export import Cost, cost, row
-from benchmarks.ours import Probe
+from benchmarks.ours import probe
 from benchmarks.source import gguf
 from edgekit.schema.integrity import read_manifest
 from edgekit_export.optimum.environment import REQUIREMENTS, ensure_environment
@@ -55,7 +55,7 @@ def main() -> None:
             ),
         ]
         for threads in options.threads:
-            mine, other = Probe(ours, threads), Probe(theirs, threads)
+            mine, other = probe(ours, threads), probe(theirs, threads)
             try:
                 rows += harness.compare(mine, other, threads=threads, rounds=options.rounds)
             finally:

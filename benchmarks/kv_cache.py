@@ -2,107 +2,45 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 import edgekit
-from benchmarks import harness, ours
-from edgekit.deploy.executorch_probe import ensure_executorch_probe
-from edgekit.deploy.toolchain import host_abi
-from edgekit.errors import UnsupportedError
+from benchmarks import harness, ours, ours_executorch
 from edgekit.resources import cache_dir
-from edgekit.schema import codec
-from edgekit.schema.event import Bye, TrialResult
 from edgekit.schema.integrity import check_bundle
-from edgekit.schema.plan import ExecutorchArtefact, Plan, Trial
-from edgekit.schema.stream import read_stream_file
 
 RECIPES = ("w4a8-kv8", "w4a8")
 CONTEXT = 2048
 DEPTHS = (128, 1800)
 
 
-class Turn(msgspec.Struct, frozen=True):
-    """One launch: seconds by what was done, and the largest resident size in bytes."""
-
-    seconds: dict[str, float]
-    peak: int
-
-
-class Launches:
-    """Launches of the probe on one bundle."""
-
-    def __init__(self, folder: Path, scratch: Path) -> None:
-        self.bundle, abi = check_bundle(folder), host_abi()
-        if abi is None or self.bundle.runtime.name != "executorch":
-            raise UnsupportedError("benchmark the KV cache: this needs an ExecuTorch bundle, and Linux")
-        self._binary = ensure_executorch_probe(self.bundle.runtime.version, abi).probe
-        [model] = [folder / file.path for file in self.bundle.files if file.role == "model"]
-        self._model, self._scratch = model.resolve(), scratch
-
-    def turn(self, threads: int, depth: int) -> Turn:
-        """Fill the cache up to ``depth`` and decode from there; the prompt is timed where it is as long."""
-        plan = Plan(
-            schema_version=Plan.SCHEMA_VERSION,
-            bundle=self.bundle.identity,
-            artefact=ExecutorchArtefact(
-                model_path=str(self._model),
-                context_length=self.bundle.runtime.context_length,
-                vocab=self.bundle.architecture.vocab,
-            ),
-            threads=threads,
-            affinity=None,
-            loads=1,
-            trials=[
-                Trial(id=0, kind="prefill", tokens=harness.PREFILL_TOKENS, warmup=True),
-                Trial(id=1, kind="prefill", tokens=harness.PREFILL_TOKENS),
-                Trial(id=2, kind="decode", tokens=harness.DECODE_TOKENS, depth=depth),
-            ],
-            golden=None,
-            seed=0,
-            memory_hz=0,
-        )
-        path, told = self._scratch / "plan.json", self._scratch / "events.jsonl"
-        path.write_bytes(codec.encode(plan))
-        subprocess.run(
-            [self._binary, "--plan", path, "--events", told],
-            check=True,
-            timeout=ours.LAUNCH_TIMEOUT_S,
-            stderr=subprocess.DEVNULL,
-        )
-        events = read_stream_file(told).events
-        took = {
-            event.trial: (event.end_ns - event.start_ns) / 1e9 for event in events if isinstance(event, TrialResult)
-        }
-        peak = max(event.memory.peak or 0 for event in events if isinstance(event, Bye))
-        seconds = {f"decode @ d{depth}": took[2]}
-        if depth == harness.PREFILL_TOKENS:
-            seconds["prefill"] = took[1]
-        return Turn(seconds, peak)
-
-
-def compare(sides: list[Launches], threads: int, depth: int, rounds: int) -> list[dict[str, Any]]:
-    """Both sides in turn, the first one leading every other time; rows of the result file, ratios by round."""
+def compare(folders: list[Path], threads: int, depth: int, rounds: int) -> list[dict[str, Any]]:
+    """Both bundles in turn, the first one leading every other time; rows of the result file, ratios by round."""
+    sides = [ours_executorch.probe(folder, threads, depth) for folder in folders]
     pairs = []
-    for number in range(-1, rounds):
-        order = (0, 1) if number % 2 else (1, 0)
-        done = {side: sides[side].turn(threads, depth) for side in order}
-        if number >= 0:  # the first round only warms up
-            pairs.append((done[0], done[1]))
-        print(f"{threads} threads, depth {depth}, round {number + 1}/{rounds}: {done}", file=sys.stderr)
+    try:
+        for number in range(-1, rounds):
+            order = (0, 1) if number % 2 else (1, 0)
+            done = {side: sides[side].turn() for side in order}
+            if number >= 0:  # the first round only warms up
+                pairs.append((done[0], done[1]))
+            print(f"{threads} threads, depth {depth}, round {number + 1}/{rounds}: {done}", file=sys.stderr)
+    finally:
+        for side in sides:
+            side.close()
+    times = {f"decode @ d{depth}": ("decode", harness.DECODE_TOKENS)}
+    if depth == harness.PREFILL_TOKENS:
+        times["prefill"] = ("prefill", harness.PREFILL_TOKENS)
     rows = []
-    for what in pairs[0][0].seconds:
-        tokens = harness.PREFILL_TOKENS if what == "prefill" else harness.DECODE_TOKENS
-        mine, other = ([pair[side].seconds[what] for pair in pairs] for side in (0, 1))
+    for what, (part, tokens) in times.items():
+        mine, other = ([getattr(pair[side], part) for pair in pairs] for side in (0, 1))
         rows.append(harness.speed_row(what, threads, tokens, mine, other))
-    mine, other = ([pair[side].peak / 2**20 for pair in pairs] for side in (0, 1))
+    mine, other = ([peak / 2**20 for peak in side.peaks[1:]] for side in sides)
     rows.append(
         {
             "what": f"peak memory @ d{depth}",
@@ -127,28 +65,26 @@ def main() -> None:
     )
     folders = [outcome.directory for outcome in outcomes if outcome.directory is not None]
     began, load = datetime.now(UTC), harness.load_average()
-    with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as scratch:
-        sides = [Launches(folder, Path(scratch)) for folder in folders]
-        rows = [
-            row
-            for threads in options.threads
-            for depth in DEPTHS
-            for row in compare(sides, threads, depth, options.rounds)
-        ]
-        runtimes = [side.bundle.runtime for side in sides]
-        result = {
-            "schema_version": harness.SCHEMA_VERSION,
-            "name": "kv-cache",
-            "measured_at": began.isoformat(timespec="seconds"),
-            "machine": harness.machine() | {"load_average": {"before": load, "after": harness.load_average()}},
-            "versions": ours.versions(folders[0]),
-            "rows": rows,
-            "cache": {
-                "context": CONTEXT,
-                "kv_cache_bytes": [runtime.kv_cache_bytes for runtime in runtimes],
-                "kl_mean": [side.bundle.gate.figures.kl_mean for side in sides],
-            },
-        }
+    rows = [
+        row
+        for threads in options.threads
+        for depth in DEPTHS
+        for row in compare(folders, threads, depth, options.rounds)
+    ]
+    bundles = [check_bundle(folder) for folder in folders]
+    result = {
+        "schema_version": harness.SCHEMA_VERSION,
+        "name": "kv-cache",
+        "measured_at": began.isoformat(timespec="seconds"),
+        "machine": harness.machine() | {"load_average": {"before": load, "after": harness.load_average()}},
+        "versions": ours.versions(folders[0]),
+        "rows": rows,
+        "cache": {
+            "context": CONTEXT,
+            "kv_cache_bytes": [bundle.runtime.kv_cache_bytes for bundle in bundles],
+            "kl_mean": [bundle.gate.figures.kl_mean for bundle in bundles],
+        },
+    }
     harness.write_result(options.out or Path(__file__).resolve().parent / "results" / "kv-cache.json", result)
     for row in rows:
         ratio = row["ratio"]

@@ -16,7 +16,7 @@ def main() -> None:
     harness.run(
         "onnx-vs-genai",
         options,
-        ours=lambda threads: ours.Probe(folder, threads),
+        ours=lambda threads: ours.probe(folder, threads),
         theirs=lambda threads: peers.Worker(python, "genai.py", model, threads),
         versions=ours.versions(folder) | {"peer": peers.GENAI[0], "peer_model": "builder int4, accuracy_level 4"},
         bounds=lambda rows, bandwidth: ours.bounds(folder, rows, bandwidth) | {"peer_model_bytes": peer_bytes},

@@ -15,7 +15,7 @@ def main() -> None:
     harness.run(
         "onnx-vs-llamacpp",
         options,
-        ours=lambda threads: ours.Probe(folder, threads),
+        ours=lambda threads: ours.probe(folder, threads),
         theirs=lambda threads: peers.Worker(python, "llamacpp.py", model, threads),
         versions=ours.versions(folder) | {"peer": peers.LLAMA_CPP[0], "peer_model": "Q4_0 (output Q8_0)"},
         bounds=lambda rows, bandwidth: (

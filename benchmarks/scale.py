@@ -49,8 +49,7 @@ def measure(model: str, scratch: Path, python: Path, options: argparse.Namespace
     }
     rows: list[dict[str, Any]] = []
     for threads in options.threads:
-        peaks: dict[int, int] = {}
-        mine = ours_executorch.ExecutorchProbe(folder, threads, peaks)
+        mine = ours_executorch.probe(folder, threads)
         other = peers.Worker(python, "llamacpp.py", gguf, threads)
         try:
             found = harness.compare(mine, other, threads=threads, rounds=options.rounds)
@@ -59,7 +58,7 @@ def measure(model: str, scratch: Path, python: Path, options: argparse.Namespace
             other.close()
         rows += [row | {"what": f"{model}, {row['what']}"} for row in found]
         if other.peak_bytes:
-            peak = peaks[threads]
+            peak = mine.peak_bytes
             ratio = dict.fromkeys(("median", "low", "high"), other.peak_bytes / peak)
             row = {"what": f"{model}, peak memory", "threads": threads, "unit": "MiB", "ratio": ratio}
             rows.append(row | {"ours": peak / 2**20, "theirs": other.peak_bytes / 2**20})
