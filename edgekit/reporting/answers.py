@@ -12,6 +12,8 @@ from edgekit.reporting import formats
 
 #: Above this a bundle is not called quantized.
 _FLOAT_BITS = 16
+#: Peaks of memory closer than this, as a share, are those of one bundle measured twice.
+SAME_MEMORY = 0.02
 
 
 @dataclass(frozen=True)
@@ -59,21 +61,69 @@ def answers(runs: Sequence[RunData], comparison: Comparison) -> list[Answer]:
 
 
 def choices(comparison: Comparison) -> list[Choice]:
-    """Each run at its best decode speed, and what beats it in quality, speed, memory and size at once."""
+    """Each run at its best decode speed, and what beats it in quality, speed, memory and size at once.
+
+    Only exports of one model on one device are held against each other: a divergence is from a model's own source.
+    What failed its golden check is no choice.
+    """
     best: dict[str, Row] = {}
     for row in _headline(comparison.rows, "decode"):
-        if row.fidelity == "real" and (row.run not in best or row.median_tok_s > best[row.run].median_tok_s):
+        usable = row.fidelity == "real" and row.golden_passed is not False
+        if usable and (row.run not in best or row.median_tok_s > best[row.run].median_tok_s):
             best[row.run] = row
-    rows = list(best.values())
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in best.values():
+        groups.setdefault((row.device, row.model), []).append(row)
+    chosen = {choice.row.run: choice for rows in groups.values() for choice in _choices(rows)}
+    return [chosen[run] for run in best]
+
+
+def _choices(rows: Sequence[Row]) -> list[Choice]:
     goods = {row.run: _goods(row, rows) for row in rows}
+    fastest = max(rows, key=lambda row: row.median_tok_s)
     return [
         Choice(
             row,
-            next((other.label for other in rows if _beats(goods[other.run], goods[row.run])), None),
-            [name for name, value in goods[row.run].items() if value == max(entry[name] for entry in goods.values())],
+            next((other.label for other in rows if _beats(other, row, goods)), None),
+            [
+                name
+                for name, value in goods[row.run].items()
+                if value == max(entry[name] for entry in goods.values())
+                or (name == "speed" and not _clearly_faster(fastest, row))
+            ],
         )
         for row in rows
     ]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Which of the bundles of one model on one device to ship: ``where`` each is first, and those in between."""
+
+    where: list[tuple[str, str]]
+    between: list[str]
+
+
+def advice(found: Sequence[Choice]) -> list[Advice]:
+    """What to ship, one entry for each model and device that has a choice; the gate's refusals are never advised."""
+    groups: dict[tuple[str, str], list[Choice]] = {}
+    for choice in found:
+        groups.setdefault((choice.row.device, choice.row.model), []).append(choice)
+    given = []
+    for members in groups.values():
+        front = [choice for choice in members if choice.beaten_by is None and choice.row.faithful]
+        if len(members) > 1 and front:
+            given.append(
+                Advice(
+                    [(choice.row.label, _listed(choice.first_in)) for choice in front if choice.first_in],
+                    [choice.row.label for choice in front if not choice.first_in],
+                )
+            )
+    return [entry for entry in given if entry.where]
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def by_device(runs: Sequence[RunData]) -> list[list[RunData]]:
@@ -97,8 +147,22 @@ def _goods(row: Row, rows: Sequence[Row]) -> dict[str, float]:
     return found
 
 
-def _beats(other: dict[str, float], row: dict[str, float]) -> bool:
-    return other != row and all(other[name] >= value for name, value in row.items())
+def _beats(other: Row, row: Row, goods: dict[str, dict[str, float]]) -> bool:
+    """At least as good in all, and in one by more than two measurements of one thing differ."""
+    mine, theirs = goods[row.run], goods[other.run]
+    if other.run == row.run or any(theirs[name] < mine[name] for name in mine):
+        return False
+    smaller = theirs.get("memory", 0.0) > (1 - SAME_MEMORY) * mine.get("memory", 0.0)
+    return (
+        smaller or theirs["quality"] > mine["quality"] or theirs["size"] > mine["size"] or _clearly_faster(other, row)
+    )
+
+
+def _clearly_faster(other: Row, row: Row) -> bool:
+    """Whether the intervals of both leave no doubt."""
+    if other.low_tok_s is None or row.high_tok_s is None:
+        return False
+    return other.low_tok_s > row.high_tok_s
 
 
 def _headline(rows: Sequence[Row], kind: str) -> list[Row]:

@@ -53,7 +53,7 @@ def shares_chart(found: Sequence[Share], values: Sequence[str]) -> Any:
     )
     text = (
         alt.Chart(inline(totals))
-        .mark_text(baseline="bottom", dy=-3, fontSize=11, color="var(--ink-2)")
+        .mark_text(baseline="bottom", dy=-3, fontSize=12, color="var(--ink-2)")
         .encode(x=x, y=alt.datum(100), text=alt.Text("of:N"))
     )
     return alt.layer(bars, text).properties(height=HEIGHT)

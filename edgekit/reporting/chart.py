@@ -11,6 +11,8 @@ from edgekit.reporting.svg import series_colour
 MAX_POINTS = 220
 BAR_STEP = 34
 MIB = 2**20
+#: Pixels for the labels of bars: half of a plot.
+_BAR_LABEL = 215
 
 
 def inline(values: list[dict[str, Any]]) -> Any:
@@ -32,3 +34,15 @@ def colours(labels: Sequence[str]) -> Any:
     import altair as alt
 
     return alt.Color("colour:N", scale=scale_of(labels), legend=None)
+
+
+def bar_axis() -> Any:
+    """The axis of bars that each have a name of their own."""
+    import altair as alt
+
+    return alt.Axis(title=None, labelFontSize=12, labelLimit=_BAR_LABEL)
+
+
+def bar_label(label: str, test: str, threads: int) -> str:
+    """A bar's label: what tells it from its neighbours first, for a long name of a bundle is cut off at its end."""
+    return f"{test}, {threads}t: {label}"

@@ -9,8 +9,8 @@ import msgspec
 
 from edgekit.analysis.comparison import Comparison, Row
 from edgekit.analysis.interchange.beside import records
-from edgekit.analysis.statistics import SESSION_ALLOWANCE
 from edgekit.reporting import formats
+from edgekit.reporting.remarks import notes
 from edgekit.reporting.tables import Column, Format, Record, Table, column, print_table, render
 
 if TYPE_CHECKING:
@@ -236,93 +236,6 @@ def first_rows(comparison: Comparison) -> list[Row]:
     for row in comparison.rows:
         seen.setdefault((row.run, row.threads), row)
     return list(seen.values())
-
-
-def notes(comparison: Comparison, *, explain: bool = True) -> list[str]:
-    """What a reader must know about the figures, and what is missing; with ``explain`` also why tests are slow."""
-    found = ["t/s: median ± standard deviation; interval: 95%, of the median (below six samples their range)."]
-    ratios = [row.ratio for row in comparison.rows if row.ratio is not None]
-    if comparison.comparisons > 1:
-        found.append(f"Verdicts are corrected for {comparison.comparisons} comparisons (Holm).")
-    apart = {ratio.pairing for ratio in ratios} - {"in turn"}
-    if "not measured in turn" in apart:
-        found.append(
-            "Runs of different sessions are not measured in turn: a difference may be the device's, not the bundle's; "
-            f"only what exceeds {SESSION_ALLOWANCE:.0%} is called one."
-        )
-    elif apart:
-        found.append("Runs were not measured in turn: a change of the device falls on one of them.")
-    rows = comparison.rows
-    for row in rows:
-        if row.fidelity != "real":
-            found.append(f"{row.label}: {row.fidelity} device, its times say nothing about speed.")
-    unstable = [
-        f"{row.label} {row.test} with {row.threads} {'thread' if row.threads == 1 else 'threads'} "
-        f"({'; '.join(row.unstable)})"
-        for row in comparison.rows
-        if row.unstable
-    ]
-    if unstable:
-        found.append(f"Unstable samples: {', '.join(unstable)}.")
-    if explain:
-        found += [*roofline_notes(comparison), *cause_notes(comparison)]
-    refused: dict[str, list[str]] = {}
-    for row in comparison.rows:
-        # A run that was not asked to look has nothing to say.
-        if row.no_energy and "not sampled" not in row.no_energy:
-            refused.setdefault(row.no_energy, []).append(row.label)
-    found += [f"Energy of {', '.join(dict.fromkeys(names))}: {reason}." for reason, names in refused.items()]
-    found += [f"The data: {fault}." for fault in comparison.faults]
-    for run in comparison.imported:
-        found.append(
-            f"Imported from {run.format} ({run.source}): how it was measured is not known, so no verdict is given."
-        )
-        found += [f"{run.model} · {run.runtime}: {note}." for note in run.notes]
-    return list(dict.fromkeys(found))
-
-
-def roofline_notes(comparison: Comparison) -> list[str]:
-    """What the rooflines rest on, one sentence a device profile, and which of them do not hold."""
-    lines = [row.roofline for row in comparison.rows if row.roofline is not None]
-    measured = {line.profile: line.measured for line in lines}
-    found = [
-        f"Roofline: {formats.plain_text(profile)}, "
-        + ("measured on the device." if own else "published of its chip; `edgekit calibrate` measures it.")
-        for profile, own in measured.items()
-    ]
-    above = [
-        f"{row.label} {row.test} with {row.threads} {'thread' if row.threads == 1 else 'threads'}"
-        for row in comparison.rows
-        if row.roofline is not None and row.roofline.exceeded
-    ]
-    if above:
-        found.append(
-            f"Faster than the profile allows: {', '.join(above)}. A cache holds what they read, or the device was busy "
-            "when it was calibrated. Next: `edgekit calibrate` on the idle device."
-        )
-    return found
-
-
-def cause_notes(comparison: Comparison) -> list[str]:
-    """Why tests are as slow as they are, one sentence for all tests of a bundle that have the same cause.
-
-    The evidence is that of the test that has most of it; the machine formats have it for each.
-    """
-    grouped: dict[tuple[str, int, str, str], list[tuple[str, list[str]]]] = {}
-    for row in comparison.rows:
-        for cause in row.causes:
-            key = (row.label, row.threads, cause.kind, cause.remedy)
-            grouped.setdefault(key, []).append((row.test, cause.evidence))
-    found = []
-    for (label, threads, kind, remedy), tests in grouped.items():
-        test, most = max(tests, key=lambda entry: len(entry[1]))
-        evidence = formats.plain_text("; ".join(most), limit=400)
-        shown = f" ({test})" if len(tests) > 1 else ""
-        found.append(
-            f"{label} {', '.join(name for name, _ in tests)} with {threads} {'thread' if threads == 1 else 'threads'}: "
-            f"{kind}: {evidence}{shown}. Next: {formats.plain_text(remedy, limit=400)}."
-        )
-    return found
 
 
 def roofline_text(value: Any) -> str:

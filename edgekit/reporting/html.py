@@ -20,7 +20,7 @@ from edgekit.analysis.load import RunData
 from edgekit.analysis.power_meter import PlacedMeter
 from edgekit.errors import HostStorageError, InputError
 from edgekit.progress import Progress, ProgressEvent, silent
-from edgekit.reporting.answers import Answer, answers, by_device, choices
+from edgekit.reporting.answers import Answer, advice, answers, by_device, choices
 from edgekit.reporting.comparison import records_of
 from edgekit.reporting.condensed import condensed
 from edgekit.reporting.formats import plain_text
@@ -95,12 +95,14 @@ def render_report(
     listed: list[Section] = []
     if (short := condensed(runs, names, comparison)) is not None:
         runs, names, comparison, listed = short.runs, short.labels, short.comparison, [short.listed]
+    found = choices(comparison)
     parts = [*drawn(all_sections(Report(runs, names, by_device(runs), comparison)), progress), *listed]
     text: str = template("report.html.j2").render(
         title=title,
         subtitle=subtitle,
         answers=answered,
-        choices=choices(comparison),
+        choices=found,
+        advice=advice(found),
         sections=parts,
         faults=[plain_text(fault, MAX_CELL) for fault in comparison.faults],
         unreal=unreal,

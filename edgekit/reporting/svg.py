@@ -21,19 +21,21 @@ _SVG = "http://www.w3.org/2000/svg"
 _TAGS = {"svg", "g", "path", "rect", "line", "text", "tspan", "circle", "defs", "clipPath", "linearGradient", "stop"}
 _DROPPED = re.compile(r"on.*|href|.*\}href|role|aria-.*|xlink.*|style|class|pointer-events|version", re.IGNORECASE)
 _LONG_DECIMAL = re.compile(r"(-?\d+\.\d\d)\d+")
+#: The reader's font may be wider than the one that texts are measured with here: they are drawn smaller by this.
+DRAWN_TEXT = 12 / 13
 _GEOMETRY = ("d", "transform", "x", "y", "x1", "x2", "y1", "y2", "width", "height", "r")
 
 #: The look shared by all plots.
 THEME: dict[str, Any] = {
     "background": None,
     "font": FONT,
-    "padding": {"left": 2, "right": 4, "top": 4, "bottom": 2},
+    "padding": {"left": 9, "right": 4, "top": 4, "bottom": 2},
     "view": {"stroke": None},
     "axis": {
         "labelColor": "var(--ink-2)",
-        "labelFontSize": 12,
+        "labelFontSize": 13,
         "titleColor": "var(--ink-2)",
-        "titleFontSize": 12,
+        "titleFontSize": 13,
         "titleFontWeight": "normal",
         "titlePadding": 8,
         "gridColor": "var(--grid)",
@@ -46,16 +48,16 @@ THEME: dict[str, Any] = {
     "axisY": {"domain": False, "ticks": False},
     "legend": {
         "labelColor": "var(--ink)",
-        "labelFontSize": 12,
+        "labelFontSize": 13,
         "titleColor": "var(--ink-2)",
-        "titleFontSize": 12,
+        "titleFontSize": 13,
         "titleFontWeight": "normal",
         "orient": "top",
         "symbolStrokeWidth": 2.5,
         "labelLimit": 150,
         "columns": 4,
     },
-    "text": {"fontSize": 12, "color": "var(--ink)"},
+    "text": {"fontSize": 13, "color": "var(--ink)"},
 }
 
 
@@ -112,6 +114,8 @@ def _clean(element: ET.Element, name: str) -> None:
             element.set(key, value.replace("url(#", f"url(#{name}-"))
         elif key in _GEOMETRY:
             element.set(key, _LONG_DECIMAL.sub(r"\1", value))
+    if (size := element.get("font-size")) is not None:
+        element.set("font-size", f"{float(size.removesuffix('px')) * DRAWN_TEXT:.4g}px")
     for child in list(element):
         tag = child.tag.removeprefix(f"{{{_SVG}}}")
         if tag not in _TAGS or _draws_nothing(child, tag):

@@ -12,7 +12,7 @@ from edgekit.analysis.compare import compare
 from edgekit.analysis.graph_causes import found_in
 from edgekit.analysis.load import load_run
 from edgekit.analysis.roofline import bytes_read
-from edgekit.reporting.comparison import roofline_notes
+from edgekit.reporting.remarks import roofline_notes
 from edgekit.schema.bundle import AuditedOperator
 from edgekit.schema.device_profile import Interval, Measured, MeasuredPlace, device_identity, load_device_profile
 

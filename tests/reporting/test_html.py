@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
 
+import msgspec
 import pytest
 from data_runs import Session, bundle, device
 
@@ -16,7 +17,7 @@ from edgekit.analysis.load import RunData, load_run
 from edgekit.errors import HostStorageError, InputError
 from edgekit.progress import ProgressEvent
 from edgekit.reporting import condensed
-from edgekit.reporting.answers import answers, choices
+from edgekit.reporting.answers import advice, answers, choices
 from edgekit.reporting.formats import number
 from edgekit.reporting.html import render_report, script_json, write_report
 
@@ -93,6 +94,41 @@ def test_what_is_beaten_in_everything_is_named(tmp_path: Path) -> None:
     worse = load(Session(tmp_path / "b", factor={"w5": 0.5}, bundles=[bundle("w4"), bundle("w5")]))
     assert [choice.beaten_by for choice in choices(compare(worse))] == [None, "w4"]
     assert "<strong>w5</strong> is beaten by <strong>w4</strong>" in render_report(worse)
+
+
+def test_the_page_begins_with_what_to_ship(tmp_path: Path) -> None:
+    page = render_report(load(Session(tmp_path, threads=(1,), rounds=6)))
+    first = re.sub("<[^>]+>", "", page[page.index('id="answers"') : page.index("Fastest decode")])
+    assert "Ship fp32 where quality decides; w4 where speed, size or memory decides. In between: w8." in first
+    assert "Ship" not in render_report(load(Session(tmp_path / "one", bundles=[bundle("w4")], threads=(1,), rounds=6)))
+
+
+def test_what_computes_something_else_or_failed_the_gate_is_not_advised(tmp_path: Path) -> None:
+    wrong = load(Session(tmp_path, golden_passed=False, threads=(1,), rounds=6))
+    assert choices(compare(wrong)) == []
+    made = bundle("w4")
+    refused = msgspec.structs.replace(made, gate=msgspec.structs.replace(made.gate, passed=False))
+    found = load(Session(tmp_path / "b", bundles=[bundle("fp32"), bundle("w8"), refused], threads=(1,), rounds=6))
+    [given] = advice(choices(compare(found)))
+    assert [label for label, _ in given.where] == ["fp32"]
+    assert given.between == ["w8"]
+
+
+def test_models_and_devices_are_not_held_against_each_other(tmp_path: Path) -> None:
+    """A divergence is from a model's own source, and a speed is a device's."""
+    models = [bundle("w8", model="large"), bundle("w8", model="small")]
+    sizes = [msgspec.structs.replace(entry, bytes=entry.bytes * 2) for entry in models[0].files]
+    models[0] = msgspec.structs.replace(models[0], files=sizes)
+    found = load(Session(tmp_path, bundles=models, threads=(1,), rounds=6))
+    other = load(Session(tmp_path, bundles=models, threads=(1,), rounds=6, name="b", device=device(name="adb:b")))
+    assert [choice.beaten_by for choice in choices(compare([*found, *other]))] == [None] * 4
+
+
+def test_what_was_measured_twice_does_not_beat_itself(tmp_path: Path) -> None:
+    twins = load(Session(tmp_path, bundles=[bundle("w4")] * 2, threads=(1,), rounds=10))
+    found = choices(compare(twins))
+    assert [choice.beaten_by for choice in found] == [None, None]
+    assert all("speed" in choice.first_in for choice in found)
 
 
 def test_emulated_runs_give_no_answers_about_speed(tmp_path: Path) -> None:

@@ -136,6 +136,29 @@ def test_text_in_plots_is_large_enough_on_a_phone(browser: Chromium, report: Pat
     assert min(heights) >= 8.5
 
 
+@pytest.mark.parametrize("width", [390, 1200])
+def test_no_cell_is_squeezed_and_no_label_of_a_plot_leaves_the_page(
+    browser: Chromium, tmp_path: Path, width: int
+) -> None:
+    slow_half = Session(tmp_path / "runs", depths=(0, 512), drift=lambda place: 1.0 if place < 0.5 else 0.8)
+    report = write_report([load_run(path) for path in slow_half.write()], tmp_path / "report.html")
+    assert "unstable (throttling" in report.read_text(encoding="utf-8")
+    browser.resize(width)
+    browser.open(report)
+    tall = browser.evaluate(
+        """[...document.querySelectorAll('tbody td, tbody th')].map(e =>
+            [e.getBoundingClientRect().height / parseFloat(getComputedStyle(e).lineHeight), e.textContent.slice(0, 50)])
+          .filter(([lines, _]) => lines > 9)"""
+    )
+    assert tall == []
+    outside = browser.evaluate(
+        """[...document.querySelectorAll('svg.plot text')].filter(e => {
+            const b = e.getBoundingClientRect(); return b.width && (b.left < 0 || b.right > innerWidth);
+          }).map(e => e.textContent)"""
+    )
+    assert outside == []
+
+
 def test_everything_can_be_reached_by_keyboard(browser: Chromium, report: Path) -> None:
     browser.resize(390)
     browser.open(report)

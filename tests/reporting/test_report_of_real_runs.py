@@ -72,7 +72,7 @@ def test_modules_make_up_the_whole_time(report: Path) -> None:
     described = re.search(r'aria-label="Share of the time of decode by module: ([^"]*)"', text)
     assert described
     shares: dict[str, float] = {}
-    for bar, share in re.findall(r"([^;]+?, tg8, 1t) [A-Za-z ]+ (\d+)%", described[1]):
+    for bar, share in re.findall(r"(tg8, 1t: [^;]+?) [A-Za-z ]+ (\d+)%", described[1]):
         shares[bar.strip()] = shares.get(bar.strip(), 0.0) + int(share)
     assert len(shares) == 2
     assert all(90 <= whole <= 110 for whole in shares.values()), shares

@@ -22,11 +22,11 @@ from edgekit.errors import InputError
 from edgekit.reporting import formats
 from edgekit.reporting.comparison import (
     bundle_table,
-    cause_notes,
     comparison_table,
     print_comparison,
     render_comparison,
 )
+from edgekit.reporting.remarks import cause_notes
 from edgekit.reporting.tables import render
 
 MIB = 2**20

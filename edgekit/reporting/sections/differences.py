@@ -7,9 +7,10 @@ from typing import Any
 
 from edgekit.analysis.comparison import Comparison, Row
 from edgekit.reporting import formats
-from edgekit.reporting.chart import colours, inline, scale_of
-from edgekit.reporting.comparison import comparison_table, notes, ratio_text, speed_text, verdict_text
+from edgekit.reporting.chart import bar_axis, bar_label, colours, inline, scale_of
+from edgekit.reporting.comparison import comparison_table, ratio_text, speed_text, verdict_text
 from edgekit.reporting.formats import plain_text
+from edgekit.reporting.remarks import imported_notes, speed_notes
 from edgekit.reporting.sections.base import MAX_CELL, Cells, Plot, Report, Section, texts
 
 ORDER = 30
@@ -23,11 +24,7 @@ def section(report: Report) -> Section | None:
         "Ratios with their 95% intervals; a filled point is a difference that is faster or slower beyond chance.",
         _ratio_plots(report.comparison, report.labels),
         [_speed_table(report.comparison)],
-        [
-            plain_text(note, MAX_CELL)
-            for note in notes(report.comparison, explain=False)
-            if not note.startswith("The data:")
-        ],
+        [plain_text(note, MAX_CELL) for note in [*speed_notes(report.comparison), *imported_notes(report.comparison)]],
     )
 
 
@@ -91,7 +88,7 @@ def _ratios(rows: Sequence[Row], labels: Sequence[str], *, baseline: str) -> Any
 
     values: list[dict[str, Any]] = [
         {
-            "label": f"{row.label}, {row.test}, {row.threads}t",
+            "label": bar_label(row.label, row.test, row.threads),
             "colour": row.label,
             "ratio": row.ratio.median,
             "low": row.ratio.low if row.ratio.low is not None else row.ratio.median,
@@ -112,7 +109,7 @@ def _ratios(rows: Sequence[Row], labels: Sequence[str], *, baseline: str) -> Any
         y=alt.Y(
             "label:N",
             sort=[entry["label"] for entry in values],
-            axis=alt.Axis(title=None, labelFontSize=11, labelLimit=170),
+            axis=bar_axis(),
         ),
         color=colours(labels),
         description=alt.Description("about:N"),

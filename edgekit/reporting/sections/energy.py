@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgekit.reporting.comparison import energy_table
 from edgekit.reporting.formats import plain_text
+from edgekit.reporting.remarks import no_energy_notes
 from edgekit.reporting.sections.base import MAX_CELL, Report, Section, cells_of
 
 ORDER = 56
@@ -12,11 +13,7 @@ ORDER = 56
 def section(report: Report) -> Section | None:
     """The table, or the reason why there is none."""
     table = energy_table(report.comparison)
-    refused = [
-        f"{row.label}: {row.no_energy}."
-        for row in report.comparison.rows
-        if row.no_energy and "not sampled" not in row.no_energy
-    ]
+    refused = no_energy_notes(report.comparison)
     if table is None and not refused:
         return None
     notes = list(dict.fromkeys([*(table.notes if table else ()), *refused]))

@@ -13,7 +13,7 @@ from edgekit.analysis.load import RunData
 from edgekit.analysis.metrics import Test
 from edgekit.errors import EdgekitError
 from edgekit.reporting import formats
-from edgekit.reporting.chart import BAR_STEP, inline
+from edgekit.reporting.chart import BAR_STEP, bar_axis, inline
 from edgekit.reporting.comparison import first_rows
 from edgekit.reporting.sections.base import Plot, Report, Section, texts, threads_text
 from edgekit.schema.device_profile import DeviceProfile, measured_profiles, profile_of
@@ -111,7 +111,7 @@ def section(report: Report) -> Section | None:
     ]
     titles = ["bundle", "figure", "measured", "estimated", "90% interval", "difference", "verdict"]
     table = texts("Measured and estimated", titles, rows, right=[2, 3, 4, 5])
-    return Section("expected", "Measured and estimated", lead, plots, [table], notes)
+    return Section("expected", "Measured and estimated", lead, plots, [table], notes, wide=True)
 
 
 def _speed(row: Row, run: RunData, profile: DeviceProfile | None) -> tuple[Held, str] | None:
@@ -151,7 +151,7 @@ def _chart(found: Sequence[Held], labels: Sequence[str]) -> Any:
 
     values: list[dict[str, Any]] = [
         {
-            "name": f"{item.label} {item.what}",
+            "name": f"{item.what}: {item.label}",
             "colour": item.label,
             "low": item.estimated.low / item.estimated.value,
             "high": item.estimated.high / item.estimated.value,
@@ -161,7 +161,12 @@ def _chart(found: Sequence[Held], labels: Sequence[str]) -> Any:
         }
         for item in found
     ]
-    y = alt.Y("name:N", sort=[value["name"] for value in values], title=None, axis=alt.Axis(labelLimit=190))
+    y = alt.Y(
+        "name:N",
+        sort=[value["name"] for value in values],
+        title=None,
+        axis=bar_axis(),
+    )
     base = alt.Chart(inline(values)).encode(y=y, description=alt.Description("about:N"))
     bars = base.mark_bar(color="var(--m0)", height={"band": 0.5}).encode(
         x=alt.X("low:Q", axis=alt.Axis(title="measured over estimated", format="%"), scale=alt.Scale(zero=False)),

@@ -7,9 +7,9 @@ from typing import Any
 
 from edgekit.analysis.comparison import Comparison, Row
 from edgekit.reporting import formats
-from edgekit.reporting.chart import colours, inline
-from edgekit.reporting.comparison import roofline_notes
+from edgekit.reporting.chart import bar_axis, bar_label, colours, inline
 from edgekit.reporting.formats import plain_text
+from edgekit.reporting.remarks import roofline_notes, shared_causes
 from edgekit.reporting.sections.base import MAX_CELL, Cells, Plot, Report, Section, texts
 
 ORDER = 35
@@ -82,13 +82,14 @@ def _roofline_table(rows: Sequence[Row]) -> Cells:
 
 
 def _cause_table(comparison: Comparison) -> Cells:
+    """Each cause once for all tests that have it; those that cost time come first."""
     cells = []
-    for row in comparison.rows:
-        for cause in row.causes:
-            share = formats.MISSING if cause.share is None else f"{cause.share:.0%}"
-            found = [row.label, row.test, str(row.threads), cause.kind, share, "; ".join(cause.evidence), cause.remedy]
-            cells.append(found)
-    titles = ["bundle", "test", "threads", "cause", "of its time", "what was seen", "next"]
+    for entry in sorted(shared_causes(comparison), key=lambda entry: entry.cause.expected):
+        cause = entry.cause
+        share = formats.MISSING if cause.share is None else f"{cause.share:.0%}"
+        tests = ", ".join(entry.tests)
+        cells.append([entry.label, tests, str(entry.threads), cause.kind, share, entry.evidence, cause.remedy])
+    titles = ["bundle", "tests", "threads", "cause", "of its time", "what was seen", "next"]
     return texts("Why not faster", titles, cells, right=(2, 4))
 
 
@@ -110,7 +111,7 @@ def _shares(rows: Sequence[Row], labels: Sequence[str]) -> Any:
         share = row.roofline.share
         values.append(
             {
-                "label": f"{row.label}, {row.test}, {row.threads}t",
+                "label": bar_label(row.label, row.test, row.threads),
                 "colour": row.label,
                 "share": share.median,
                 "low": share.low if share.low is not None else share.median,
@@ -125,7 +126,7 @@ def _shares(rows: Sequence[Row], labels: Sequence[str]) -> Any:
         y=alt.Y(
             "label:N",
             sort=[entry["label"] for entry in values],
-            axis=alt.Axis(title=None, labelFontSize=11, labelLimit=190),
+            axis=bar_axis(),
         ),
         description=alt.Description("about:N"),
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgekit.analysis.comparison import Comparison, Row
 from edgekit.reporting import formats
-from edgekit.reporting.chart import BAR_STEP, MIB, inline
+from edgekit.reporting.chart import BAR_STEP, MIB, bar_axis, inline
 from edgekit.reporting.comparison import first_rows, memory_table
 from edgekit.reporting.formats import plain_text
 from edgekit.reporting.sections.base import MAX_CELL, Cells, Plot, Report, Section, cells_of, texts
@@ -46,7 +46,7 @@ def _plots(rows: Sequence[Row]) -> list[Plot]:
 
 
 def _bar(row: Row) -> str:
-    return f"{row.label}, {row.threads}t"
+    return f"{row.threads}t: {row.label}"
 
 
 def _growth_table(comparison: Comparison) -> Cells:
@@ -85,7 +85,9 @@ def _parts(rows: Sequence[Row]) -> Any:
         totals.append({"bar": _bar(row), "end": start, "text": formats.short_size(row.memory.observed)})
     limit = max(float(entry["end"]) for entry in totals) * 1.25
     y = alt.Y(
-        "bar:N", sort=[entry["bar"] for entry in totals], axis=alt.Axis(title=None, labelFontSize=11, labelLimit=190)
+        "bar:N",
+        sort=[entry["bar"] for entry in totals],
+        axis=bar_axis(),
     )
     bars = (
         alt.Chart(inline(values))

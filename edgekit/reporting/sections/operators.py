@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgekit.analysis.operators import OperatorTime, breakdown
-from edgekit.reporting.chart import BAR_STEP, inline
+from edgekit.reporting.chart import BAR_STEP, bar_axis, bar_label, inline
 from edgekit.reporting.formats import plain_text
 from edgekit.reporting.operators import operator_table
 from edgekit.reporting.sections.base import MAX_CELL, Plot, Report, Section, cells_of
@@ -65,7 +65,7 @@ def _plots(rows: Sequence[OperatorTime], names: dict[str, str]) -> list[Plot]:
 
 
 def _bar(row: OperatorTime, names: dict[str, str]) -> str:
-    return f"{names[row.run]}, {row.test.name}, {row.test.threads}t"
+    return bar_label(names[row.run], row.test.name, row.test.threads)
 
 
 def _shares(rows: Sequence[OperatorTime], bars: Sequence[str], names: dict[str, str]) -> Any:
@@ -101,7 +101,7 @@ def _shares(rows: Sequence[OperatorTime], bars: Sequence[str], names: dict[str, 
         legend=alt.Legend(title=None, symbolType="square", symbolStrokeWidth=0, symbolOpacity=1),
     )
     base = alt.Chart(inline(values)).encode(
-        y=alt.Y("bar:N", sort=list(bars), axis=alt.Axis(title=None, labelFontSize=11, labelLimit=190)),
+        y=alt.Y("bar:N", sort=list(bars), axis=bar_axis()),
         description=alt.Description("about:N"),
     )
     parts = base.mark_bar(height={"band": 0.7}, stroke="var(--paper)", strokeWidth=1).encode(
@@ -113,7 +113,7 @@ def _shares(rows: Sequence[OperatorTime], bars: Sequence[str], names: dict[str, 
         x2=alt.X2("end:Q"),
         color=colour,
     )
-    text = base.mark_text(color="var(--paper)", fontWeight=600, fontSize=11).encode(
+    text = base.mark_text(color="var(--paper)", fontWeight=600, fontSize=12).encode(
         x=alt.X("middle:Q"), text=alt.Text("text:N")
     )
     return alt.layer(parts, text).properties(height={"step": BAR_STEP})

@@ -113,7 +113,7 @@ def _trade_off(entries: Sequence[dict[str, Any]], labels: Sequence[str]) -> Any:
         x=alt.X(
             "kl:Q",
             scale=alt.Scale(type="log", domain=[lowest / 6, highest * 6], nice=False),
-            axis=alt.Axis(title="mean KL divergence, nats per token (left is more faithful)", format="~e", tickCount=4),
+            axis=alt.Axis(title="mean KL divergence, nats per token (left is more faithful)", format="~g", tickCount=4),
         ),
         y=alt.Y(
             "speed:Q",
