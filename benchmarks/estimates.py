@@ -53,7 +53,7 @@ def _no_reference(source: Any, text: Any, **settings: Any) -> Any:
     """Nothing is computed: the reference is most of what an export takes, and faithfulness is not the question."""
     from edgekit_export.gate.reference import Reference
 
-    return Reference(text, [], [], {}, "none: made to be measured")
+    return Reference(text, [], {}, "none: made to be measured")
 
 
 def _not_judged(model: Path, interface: Any, *, reference: Any, recipe: Any, context_length: int, **_: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,22 +49,34 @@ class Written:
     labels: list[OperatorLabel]
 
 
+@dataclass(frozen=True)
+class _Later:
+    """A tensor that is read when it is written: in float32 all of them together would be the whole model."""
+
+    bytes: int
+    read: Callable[[], torch.Tensor]
+
+
 class _Data:
     """Everything that lies in the file besides the program, each piece once."""
 
     def __init__(self) -> None:
-        self.pieces: list[tuple[int, torch.Tensor]] = []
+        self.pieces: list[tuple[int, torch.Tensor | _Later]] = []
         self.size = 0
         self._known: dict[str, int] = {}
 
-    def add(self, key: str, tensor: torch.Tensor) -> int:
+    def add(self, key: str, tensor: torch.Tensor | _Later) -> int:
         """Where the tensor lies, from the start of the data; stored once per key."""
         if key not in self._known:
             self.size += -self.size % _SEGMENT_ALIGN
             self.pieces.append((self.size, tensor))
             self._known[key] = self.size
-            self.size += nbytes(tensor)
+            self.size += _size(tensor)
         return self._known[key]
+
+
+def _size(tensor: torch.Tensor | _Later) -> int:
+    return tensor.bytes if isinstance(tensor, _Later) else nbytes(tensor)
 
 
 class _Binder:
@@ -159,10 +171,10 @@ class _Binder:
             self._packed[key] = made
         return self._packed[key]
 
-    def _place(self, key: str, tensor: torch.Tensor) -> int:
+    def _place(self, key: str, tensor: torch.Tensor | _Later) -> int:
         before = self.data.size
         offset = self.data.add(key, tensor)
-        self.weight_bytes += nbytes(tensor) if self.data.size != before else 0
+        self.weight_bytes += _size(tensor) if self.data.size != before else 0
         return offset
 
     def _constant(self, key: str, tensor: torch.Tensor) -> int:
@@ -175,9 +187,10 @@ class _Binder:
             self._progress(ProgressEvent("write", self._count, None, "tensors", item.name))
         source = self._source(item.name)
         if len(item.shape) != 2 or format.storage == "float32":
-            tensor = self._read(item.name)
-            self.named[item.name] = (self._place(f"{source} float32", tensor), nbytes(tensor))
-            return item.name, nbytes(tensor), None, 0
+            size = 4 * _elements(item.shape)
+            later = _Later(size, lambda: self._read(item.name))
+            self.named[item.name] = (self._place(f"{source} float32", later), size)
+            return item.name, size, None, 0
         packed = self._stored(item.name, format)
         assert packed.scales is not None
         stem = f"{source} {format.storage} {format.block}"
@@ -195,11 +208,11 @@ class _Binder:
         name, format = self._embed_name, self._formats.embedding
         source = self.resolve(name)
         if format.storage == "float32":
-            table = self._read(name)
-            index = self._place(f"{source} float32", table)
+            sizes = self._tensors.shapes[source]
+            later = _Later(4 * _elements(sizes), lambda: self._read(name))
+            index = self._place(f"{source} float32", later)
             self.constants.append(index)
-            self.named.setdefault(name, (index, nbytes(table)))
-            sizes = tuple(table.shape)
+            self.named.setdefault(name, (index, later.bytes))
             return EmbeddingTable(("aten::embedding", "out"), [(len(self.constants) - 1, ScalarType.FLOAT, sizes)])
         packed = self._stored(name, format)
         stem = f"{source} {format.storage} {format.block}"
@@ -233,8 +246,7 @@ def write_program(
     """Bind a recipe's weights to a decoder and write the program.
 
     ``tied`` names weights that are others of ``tensors``; ``energy`` is the mean square of each matrix's inputs, by
-    which rounding errors are weighed. Peak memory is the file's own size and one matrix in float32: no weight is held
-    in float32 longer than it takes to pack it (float32 recipes hold what they write).
+    which rounding errors are weighed. Peak memory is what of the file is packed, and one matrix in float32.
 
     Raises:
         UnsupportedError: the recipe cannot be served.
@@ -300,9 +312,9 @@ def _write(program: schema.Program, data: _Data, path: Path) -> None:
     )
     with path.open("wb") as file:
         file.write(head)
-        for offset, tensor in data.pieces:
+        for offset, piece in data.pieces:
             file.seek(base + offset)
-            file.write(raw(tensor))
+            file.write(raw(piece.read() if isinstance(piece, _Later) else piece))
         file.truncate(base + data.size)
 
 

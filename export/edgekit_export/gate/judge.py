@@ -14,7 +14,7 @@ from edgekit.schema.recipe import RecipeProfile, Thresholds
 from edgekit_export.allocator import trim
 from edgekit_export.gate.divergence import Divergence, Logits, compare
 from edgekit_export.gate.golden import record_golden
-from edgekit_export.gate.reference import Reference
+from edgekit_export.gate.reference import GREEDY_TOKENS, Reference, choices
 from edgekit_export.gate.rounded import RoundedReference
 from edgekit_export.gate.runner import Runner
 from edgekit_export.gate.subject import Subject, subject_of
@@ -67,6 +67,8 @@ def judge(
         InputError: the model cannot be loaded.
         UnfaithfulError: it computes logits that are not finite.
     """
+    # What was packed to be written is in cycles: it would stay beside all that follows.
+    trim()
     text, thresholds = reference.text, recipe.thresholds
     subject = subject_of(model, interface)
     expected = _expected(subject, source, recipe, reference, progress)
@@ -75,12 +77,14 @@ def judge(
     shipped = subject.shipped()
     step_divergence = _shipped_against_full(shipped, full, text.windows[0], context_length)
     del full
-    greedy = shipped.greedy(text.prompt, len(reference.greedy), set(source.eos_ids))[0]
+    steps = min(GREEDY_TOKENS, context_length - len(text.prompt))
+    greedy = shipped.greedy(text.prompt, steps, set(source.eos_ids))[0]
     record = golden or record_golden(
         shipped, text.prompt, context_length=context_length, tolerance=thresholds.logit_tolerance
     )
     del shipped
     trim()
+    chosen = choices(source, text.prompt, greedy, progress=progress)
 
     figures = GateFigures(
         tokens=divergence.tokens,
@@ -90,8 +94,8 @@ def judge(
         same_top=divergence.top_share(),
         perplexity=divergence.perplexity(),
         perplexity_reference=divergence.perplexity_reference(),
-        greedy_prefix=_common_prefix(greedy, reference.greedy),
-        greedy_tokens=len(reference.greedy),
+        greedy_prefix=_common_prefix(greedy, chosen),
+        greedy_tokens=len(greedy),
     )
     structural = [
         *subject.structure(source, reference, progress),
@@ -177,7 +181,7 @@ def _expected(
 ) -> RoundedReference | None:
     """What the export's own weights and rounding call for, where that is known."""
     rounded = subject.rounded(source, recipe, progress)
-    expected = None if rounded is None else RoundedReference(rounded, reference.text, progress=progress)
+    expected = None if rounded is None else RoundedReference(rounded, reference.text)
     del rounded
     trim()
     return expected

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from edgekit.progress import Progress, ProgressEvent, silent
+from edgekit.progress import Progress, silent
 from edgekit_export.allocator import trim
 from edgekit_export.gate.logits import LogitsFile, logits_by_piece
+from edgekit_export.gate.streamed import SourceWeights, Streamed
 from edgekit_export.gate.text import GateText
 from edgekit_export.onnx import calibration_tokens, measure_energy
 from edgekit_export.sources import ModelSource
@@ -16,12 +17,11 @@ GREEDY_TOKENS = 32
 
 
 class Reference:
-    """Logits and greedy continuation of the eager float32 model.
+    """What the eager float32 model computes.
 
     Attributes:
         text: what was read.
         logits: per window ``[tokens, vocab]``, float32, on disk.
-        greedy: continuation of the prompt, up to an end token.
         energy: mean square of each linear layer's inputs, for quantizing and for judging what it lost.
         description: what the reference is, for the bundle.
     """
@@ -30,43 +30,36 @@ class Reference:
         self,
         text: GateText,
         logits: list[LogitsFile],
-        greedy: list[int],
         energy: dict[str, torch.Tensor],
         description: str,
     ) -> None:
         self.text = text
         self.energy = energy
         self.logits = logits
-        self.greedy = greedy
         self.description = description
 
 
 def compute_reference(
     source: ModelSource, text: GateText, *, context_length: int, progress: Progress = silent
 ) -> Reference:
-    """Run the source's model over ``text``; the model is released again afterwards.
+    """Run the source's model over ``text``, a layer at a time.
 
     Raises:
         InputError: weights that cannot be read.
     """
-    model = source.load_model(progress=progress)
+    streamed = Streamed(source, SourceWeights(source), stage="reference", progress=progress)
     logits: list[LogitsFile] = []
     with torch.inference_mode():
-        for index, window in enumerate(text.windows):
-            progress(ProgressEvent("reference", index, len(text.windows) + 1, "windows"))
+        for window in text.windows:
             logits.append(LogitsFile())
-            for piece in logits_by_piece(model, window):
+            for piece in logits_by_piece(streamed.model, window):
                 logits[-1].append(piece.numpy())
-        progress(ProgressEvent("reference", len(text.windows), len(text.windows) + 1, "windows"))
-        steps = min(GREEDY_TOKENS, context_length - len(text.prompt))
-        greedy = _greedy(model, text.prompt, steps, set(source.eos_ids))
-        progress(ProgressEvent("reference", len(text.windows) + 1, len(text.windows) + 1, "windows"))
     tokenizer = source.tokenizer.object if source.tokenizer is not None else None
     tokens = calibration_tokens(tokenizer, source.architecture.vocab)
-    energy = measure_energy(model, tokens[: source.architecture.max_position])
-    del model
+    energy = measure_energy(streamed.model, tokens[: source.architecture.max_position])
+    del streamed
     trim()
-    return Reference(text, logits, greedy, energy, describe_reference(source))
+    return Reference(text, logits, energy, describe_reference(source))
 
 
 def describe_reference(source: ModelSource) -> str:
@@ -75,15 +68,17 @@ def describe_reference(source: ModelSource) -> str:
     return f"eager float32 of the source dequantized from {were}" if were else "eager float32 of the source"
 
 
-def _greedy(model: torch.nn.Module, prompt: list[int], steps: int, ends: set[int]) -> list[int]:
-    tokens: list[int] = []
-    cache = None
-    feed = torch.tensor([prompt])
-    for _ in range(steps):
-        output = model(feed, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache = output.past_key_values
-        tokens.append(int(output.logits[0, -1].argmax()))
-        if tokens[-1] in ends:
-            break
-        feed = torch.tensor([[tokens[-1]]])
-    return tokens
+def choices(source: ModelSource, prompt: list[int], tokens: list[int], *, progress: Progress = silent) -> list[int]:
+    """What the source's model would say after ``prompt``, and after each of ``tokens`` but the last.
+
+    As far as ``tokens`` are its own greedy continuation, that is ``tokens``: one pass tells it, where the model would
+    need one for each of them.
+    """
+    streamed = Streamed(source, SourceWeights(source), stage="reference's choices", progress=progress)
+    rows: list[int] = []
+    with torch.inference_mode():
+        for piece in logits_by_piece(streamed.model, [*prompt, *tokens[:-1]]):
+            rows += piece.argmax(-1).tolist()
+    del streamed
+    trim()
+    return rows[len(prompt) - 1 :]

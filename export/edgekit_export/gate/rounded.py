@@ -7,20 +7,19 @@ falls to the other side makes of it. That bound does not depend on how coarse a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from edgekit.progress import Progress, ProgressEvent, silent
+from edgekit.progress import Progress, silent
 from edgekit.schema.bundle import GateCheck
-from edgekit_export.allocator import trim
 from edgekit_export.gate.divergence import Divergence, Logits, compare
 from edgekit_export.gate.logits import LogitsFile, logits_by_piece
-from edgekit_export.gate.stored import StoredWeights
+from edgekit_export.gate.stored import StoredMatrix, StoredWeights
+from edgekit_export.gate.streamed import SourceWeights, Streamed
 from edgekit_export.gate.text import GateText
 from edgekit_export.sources import ModelSource
 
@@ -61,7 +60,7 @@ class Rounded:
         stored: the export's weights.
         linear: inputs of products are rounded row by row.
         head: those of the head are.
-        progress: hears each weight.
+        progress: hears each layer.
 
     Raises:
         InputError: a weight that cannot be read.
@@ -71,14 +70,13 @@ class Rounded:
         self, source: ModelSource, stored: StoredWeights, *, linear: bool, head: bool, progress: Progress = silent
     ) -> None:
         self.rounds = linear or head
-        self._model = source.load_model(progress=progress)
+        weights = FileWeights(source, stored)
+        self._model = Streamed(source, weights, stage="rounded reference", progress=progress).model
         self._noise: torch.Generator | None = None
-        _replace_weights(self._model, stored)
         last = self._model.get_output_embeddings()
         for module in self._model.modules():
             if isinstance(module, torch.nn.Linear | Conv1D) and (head if module is last else linear):
                 module.register_forward_pre_hook(self._round_input)
-        trim()
 
     def logits(self, tokens: list[int], *, seed: int | None = None) -> Iterator[Logits]:
         """Float32 logits of every position of one text, ``[positions, vocab]`` a piece.
@@ -106,11 +104,10 @@ class RoundedReference:
         scatter: divergence of the model from itself with other last bits; empty where nothing is rounded.
     """
 
-    def __init__(self, rounded: Rounded, text: GateText, *, progress: Progress = silent) -> None:
+    def __init__(self, rounded: Rounded, text: GateText) -> None:
         self.logits: list[LogitsFile] = []
         self.scatter = Divergence()
-        for index, window in enumerate(text.windows):
-            progress(ProgressEvent("rounded reference", index, len(text.windows), "windows"))
+        for window in text.windows:
             kept = LogitsFile()
             for piece in rounded.logits(window):
                 kept.append(piece)
@@ -121,7 +118,6 @@ class RoundedReference:
             for piece in rounded.logits(window, seed=_SEED):
                 compare(self.scatter, kept[start : start + len(piece)], piece, window, start)
                 start += len(piece)
-        progress(ProgressEvent("rounded reference", len(text.windows), len(text.windows), "windows"))
 
     @property
     def limit(self) -> float:
@@ -154,41 +150,48 @@ class RoundedReference:
         )
 
 
-def _replace_weights(model: PreTrainedModel, stored: StoredWeights) -> None:
-    matrices = list(stored.matrices())
-    named = {part for matrix in matrices for part in matrix.parts}
-    shared: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        shared.setdefault(id(parameter), []).append(name)
-    # A tied weight goes by either name, or by both where the file holds it for each reader.
-    others = {
-        name: [other for other in names if other != name and other not in named]
-        for names in shared.values()
-        for name in names
-    }
+class FileWeights:
+    """Weights as an export holds them, as numbers; what it does not hold is the source's.
 
-    def put(part: str, values: torch.Tensor) -> None:
-        parameter = torch.nn.Parameter(values, requires_grad=False)
-        for name in (part, *others[part]):
-            module, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(module), leaf, parameter)
+    Args:
+        source: what the export was made from.
+        stored: the export's weights.
+    """
 
-    for matrix in matrices:
-        if len(matrix.parts) == 1 and matrix.rows is None and matrix.parts[0] in others:
-            # The old values go before the new ones come: an embedding alone may be a fifth of a model.
-            put(matrix.parts[0], torch.empty(0))
-        values = stored.values(matrix)
+    def __init__(self, source: ModelSource, stored: StoredWeights) -> None:
+        self._source, self._stored = SourceWeights(source), stored
+        self._shapes, self._tied = source.tensors.shapes, source.tied
+        held = {
+            part: matrix
+            for matrix in stored.matrices()
+            for part in matrix.parts
+            if self._tied.get(part, part) in self._shapes
+        }
+        # A tied weight goes by either name, or by both where the file holds it for each reader.
+        self._place = {self._tied.get(name, name): name for name in held} | {name: name for name in held}
+        self._held = held
+
+    def read(self, names: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        """See :class:`~edgekit_export.gate.streamed.Weights`."""
+        places = {name: self._place.get(name) or self._place.get(self._tied.get(name, name)) for name in names}
+        yield from self._source.read([name for name, place in places.items() if place is None])
+        called: dict[str, list[str]] = {}
+        for name, place in places.items():
+            if place is not None:
+                called.setdefault(place, []).append(name)
+        while called:
+            matrix = self._held[next(iter(called))]
+            for part, values in self._parts(matrix):
+                for name in called.pop(part, ()):
+                    yield name, values
+
+    def _parts(self, matrix: StoredMatrix) -> Iterator[tuple[str, torch.Tensor]]:
+        values = self._stored.values(matrix)
         values = values.permute(*reversed(range(values.ndim))) if matrix.turned else values
         values = values - matrix.plus if matrix.plus else values
-        pieces = (
-            values.split([model.get_parameter(part).shape[0] for part in matrix.parts])
-            if len(matrix.parts) > 1
-            else [values]
-        )
-        for part, piece in zip(matrix.parts, pieces, strict=True):
-            if part not in others:
-                continue
-            if matrix.rows is not None:
-                old = model.get_parameter(part).detach()
-                piece = torch.cat([old[: matrix.rows[0]], piece, old[sum(matrix.rows) :]])
-            put(part, piece.contiguous())
+        if matrix.rows is not None:
+            [(_, old)] = self._source.read(matrix.parts)
+            values = torch.cat([old[: matrix.rows[0]], values, old[sum(matrix.rows) :]])
+        lengths = [self._shapes[self._tied.get(part, part)][0] for part in matrix.parts]
+        for part, piece in zip(matrix.parts, values.split(lengths), strict=True):
+            yield part, piece.contiguous()

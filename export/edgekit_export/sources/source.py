@@ -6,7 +6,7 @@ import math
 import shutil
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel
 
@@ -17,6 +17,9 @@ from edgekit_export.allocator import trim
 from edgekit_export.sources.architecture import Skeleton
 from edgekit_export.sources.tensors import TensorStore
 from edgekit_export.sources.tokenizer import TokenizerSource
+
+if TYPE_CHECKING:
+    import torch
 
 
 class ModelSource:
@@ -70,17 +73,27 @@ class ModelSource:
             progress(ProgressEvent("load model", index, len(self.tensors), "tensors", name))
             state[name] = self.tensors[name]
         progress(ProgressEvent("load model", len(self.tensors), len(self.tensors), "tensors"))
+        model = self._model_of(state)
+        del state
+        trim()
+        return model
+
+    def empty_model(self) -> PreTrainedModel:
+        """The reference without its weights: every parameter is one zero, seen in the parameter's shape."""
+        import torch
+
+        return self._model_of({name: torch.zeros(()).expand(shape) for name, shape in self.tensors.shapes.items()})
+
+    def _model_of(self, state: dict[str, torch.Tensor]) -> PreTrainedModel:
+        import torch
+
         # A tied weight that is not named would be made, given random values, and thrown away.
         state |= {other: state[name] for other, name in self.tied.items()}
         kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(self.config)]
-        import torch
-
         with quiet_transformers():
             model = kind.from_pretrained(
                 None, config=self.config, state_dict=state, dtype=torch.float32, attn_implementation="eager"
             )
-        del state
-        trim()
         return model.eval()
 
     @cached_property
