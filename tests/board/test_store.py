@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from board import Board
-from userland import SYSTEMS, Userland, install
+from userland import SYSTEMS, Userland, install, refusing_links
 
 from edgekit.deploy import housekeeping, lease
 from edgekit.deploy.push import push_files
@@ -123,15 +123,6 @@ def test_what_was_removed_or_replaced_comes_back(device: Userland, tmp_path: Pat
         assert content(device, f"{placed.directory}/{one.name}") == one.local.read_bytes()
     device.run(["rm", "-rf", device.root])
     assert Store(device).place("bundles", files).bytes_sent == 2000
-
-
-def refusing_links(device: Userland) -> Userland:
-    """The same device with an ``ln`` that refuses, as Android's policy makes it."""
-    shim = f"{device.root}/shim"
-    # adbd hands on no PATH; its shell then has one of its own, which is not exported.
-    path = device.run(["printenv", "PATH"]).stdout.decode().strip() or "/usr/bin:/bin"
-    device.run(["sh", "-c", 'mkdir -p "$1"; printf "#!/bin/sh\\nexit 1\\n" >"$1/ln"; chmod 755 "$1/ln"', "sh", shim])
-    return Userland(device, f"{shim}:{path}")
 
 
 def test_devices_that_refuse_links_hold_contents_once_all_the_same(device: Userland, tmp_path: Path) -> None:

@@ -48,3 +48,12 @@ class Userland:
     def push(self, local: Path, remote: str, *, progress: Progress = silent, timeout: float | None = None) -> None:
         self.pushed.append(remote)
         self.plain.push(local, remote, progress=progress, timeout=timeout)
+
+
+def refusing_links(device: Userland) -> Userland:
+    """The same device with an ``ln`` that refuses, as Android's policy makes it."""
+    shim = f"{device.root}/shim"
+    # adbd hands on no PATH; its shell then has one of its own, which is not exported.
+    path = device.run(["printenv", "PATH"]).stdout.decode().strip() or "/usr/bin:/bin"
+    device.run(["sh", "-c", 'mkdir -p "$1"; printf "#!/bin/sh\\nexit 1\\n" >"$1/ln"; chmod 755 "$1/ln"', "sh", shim])
+    return Userland(device, f"{shim}:{path}")
