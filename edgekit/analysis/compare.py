@@ -51,7 +51,8 @@ def compare(
 
     Args:
         runs: at least one; of any models, plans and devices.
-        baseline: the run that ratios refer to, itself or its id or label; the first run when None.
+        baseline: the run that ratios refer to, itself or its id or label; the first run that measured a speed
+            when None.
         profiles: measured device profiles that rooflines are drawn from; None: all of the user's.
         meter: an external power meter, for the energy; None takes the device's own sensors.
 
@@ -74,9 +75,9 @@ def compare(
         if identities.count(identity) > 1:
             raise InputError(f"compare: run {identity} was given more than once", hint="name each run once")
     names = labels(runs)
-    base_index = _baseline_index(runs, names, baseline)
-    base = runs[base_index]
-    base_facts = facts_of(base)
+    derived = [facts_of(data) for data in runs]
+    base_index = _baseline_index(runs, names, baseline, derived)
+    base, base_facts = runs[base_index], derived[base_index]
     base_samples, base_warmup = _split(base_facts)
     base_clocks = {entry.threads: entry.clocks for entry in base_facts.threads}
 
@@ -85,8 +86,7 @@ def compare(
     waiting: list[_Judged] = []
     faults: list[str] = []
     levels: list[SustainedLevel] = []
-    for data, label in zip(runs, names, strict=True):
-        facts = base_facts if data is base else facts_of(data)
+    for data, label, facts in zip(runs, names, derived, strict=True):
         faults += [f"{label}: {fault}" for fault in (*data.faults, *facts.dropped)]
         if facts.mixed_kernels:
             faults.append(f"{label}: {facts.mixed_kernels}")
@@ -245,9 +245,12 @@ def paired_values(
     return (values, others) if values else None
 
 
-def _baseline_index(runs: Sequence[RunData], names: Sequence[str], baseline: RunData | str | None) -> int:
+def _baseline_index(
+    runs: Sequence[RunData], names: Sequence[str], baseline: RunData | str | None, derived: Sequence[RunFacts]
+) -> int:
     if baseline is None:
-        return 0
+        # A sustained run or one whose trials failed has no speeds that others could be held against.
+        return next((index for index, facts in enumerate(derived) if facts.tests), 0)
     for index, (data, name) in enumerate(zip(runs, names, strict=True)):
         if data is baseline or baseline in (data.run.id, name, str(data.path), data.bundle.recipe.name):
             return index
@@ -274,7 +277,7 @@ def _no_ratio(data: RunData, base: RunData, test: Test, base_samples: dict[Test,
     if not same_device(data, base):
         return f"measured on another device than the baseline ({base.run.device.name})"
     if test not in base_samples:
-        return f"the baseline has no {test.name} with {test.threads} threads"
+        return f"the baseline has no {test.name} with {test.threads} {'thread' if test.threads == 1 else 'threads'}"
     return None
 
 

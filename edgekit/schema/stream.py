@@ -149,9 +149,8 @@ class StreamDecoder:
             if isinstance(event, Hello):
                 return
         if event.t < self._latest_t:
-            self._fault(
-                f"line {self._line}: the clock went back by {self._latest_t - event.t} ns",
-            )
+            self._fault(f"line {self._line}: the clock went back by {self._latest_t - event.t} ns")
+            self._leave_out_trials_across(event.t)
         # One jump is one fault: what follows is on the new clock.
         self._latest_t = event.t
         trouble = self._out_of_place(event)
@@ -162,6 +161,13 @@ class StreamDecoder:
         self._events.append(event)
         if self._on_event is not None:
             self._on_event(event)
+
+    def _leave_out_trials_across(self, now: int) -> None:
+        """What lasted beyond a moment that came after it was timed by a clock that had jumped ahead meanwhile."""
+        for event in [event for event in self._events if isinstance(event, TrialResult)]:
+            if event.start_ns < now < event.end_ns:
+                self._fault(f"line {self._line}: trial {event.trial} ends after this moment, left out")
+                self._events.remove(event)
 
     def _out_of_place(self, event: AnyEvent) -> str | None:
         """What makes the event unusable after those before it, if anything; remembers it otherwise."""
@@ -293,6 +299,8 @@ def _trial_contradiction(event: TrialResult) -> str | None:
         return "a time is no nanosecond count"
     if event.end_ns <= event.start_ns:
         return "it ends before it starts"
+    if event.end_ns > event.t:
+        return "it was told before it ended"
     if not _ascending([event.start_ns, *event.token_ns, event.end_ns]):
         return "a token's time lies outside the trial or before its predecessor's"
     return None

@@ -180,7 +180,7 @@ def test_runs_that_shared_their_machine_get_no_ratio_but_a_reason(tmp_path: Path
         ({"device": device(fidelity="emulated", fidelity_reason="qemu-aarch64")}, r"emulated \(qemu-aarch64\)"),
         ({"device": device(fidelity="simulated")}, "this run is simulated: its times say nothing about speed"),
         ({"threads": (4,)}, "the baseline has no pp128 with 4 threads"),
-        ({"prompts": (64,), "generates": (32,)}, "the baseline has no pp64 with 1 threads"),
+        ({"prompts": (64,), "generates": (32,)}, "the baseline has no pp64 with 1 thread"),
         ({"depths": (256,)}, "the baseline has no pp128 @ d256"),
         ({"golden_passed": False}, "this run failed the golden check"),
     ],
@@ -225,6 +225,21 @@ def test_bad_calls_are_refused(runs: list[RunData]) -> None:
         compare([])
     with pytest.raises(InputError, match="given more than once"):
         compare([runs[0], runs[0]])
+
+
+def test_a_run_without_speeds_is_no_baseline_unless_it_is_asked_for(tmp_path: Path) -> None:
+    first, second, third = Session(tmp_path, threads=(1,)).write()
+    for events in first.glob("launches/*/events.jsonl"):
+        events.unlink()
+    runs = [load_run(path) for path in (first, second, third)]
+    comparison = compare(runs)
+    assert comparison.baseline == runs[1].run.id
+    assert all(row.ratio is not None for row in comparison.rows if row.run == runs[2].run.id)
+    asked = compare(runs, runs[0])
+    assert {row.no_ratio for row in asked.rows} == {
+        "the baseline has no pp128 with 1 thread",
+        "the baseline has no tg64 with 1 thread",
+    }
 
 
 def test_a_comparison_survives_json(runs: list[RunData]) -> None:

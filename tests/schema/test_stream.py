@@ -181,6 +181,19 @@ def test_a_clock_that_goes_back_is_flagged() -> None:
     assert [fault for fault in stream.faults if "clock" in fault] == ["line 3: the clock went back by 15 ns"]
 
 
+def test_a_trial_timed_by_a_clock_that_jumped_is_no_speed() -> None:
+    """Ahead in the middle of a trial, and back afterwards: it seems to last until long after the next event."""
+    jumped = changed(EVENTS[4], t=1009, end_ns=1008, token_ns=[7, 1008])
+    stream = read_stream(text_of(*EVENTS[:4], jumped, *EVENTS[5:]), origin="here")
+    assert [event for event in stream.events if isinstance(event, TrialResult)] == []
+    assert stream.faults == [
+        "line 6: the clock went back by 999 ns",
+        "line 6: trial 0 ends after this moment, left out",
+    ]
+    early = read_stream(text_of(*EVENTS[:4], changed(EVENTS[4], end_ns=1008), *EVENTS[5:]), origin="here")
+    assert early.faults == ["line 5: trial: it was told before it ended, skipped"]
+
+
 def test_what_repeats_or_follows_the_end_is_left_out() -> None:
     stream = read_stream(text_of(*EVENTS[:5], EVENTS[4], *EVENTS[5:], EVENTS[6]), origin="here")
     assert stream.events == EVENTS
