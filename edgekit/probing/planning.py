@@ -230,7 +230,7 @@ def make_plan(
     return Plan(
         schema_version=Plan.SCHEMA_VERSION,
         bundle=bundle.identity,
-        artefact=_artefact(bundle, model_path, library_path, kernel_paths),
+        artefact=_artefact(bundle, protocol, model_path, library_path, kernel_paths),
         threads=cell.threads,
         affinity=protocol.affinity,
         loads=1,
@@ -247,11 +247,13 @@ def make_plan(
 
 
 def _artefact(
-    bundle: Bundle, model_path: str, library_path: str, kernel_paths: Sequence[str]
+    bundle: Bundle, protocol: Protocol, model_path: str, library_path: str, kernel_paths: Sequence[str]
 ) -> OnnxArtefact | ExecutorchArtefact:
     context, vocab = bundle.runtime.context_length, bundle.architecture.vocab
     if bundle.runtime.name == "executorch":
-        return ExecutorchArtefact(model_path=model_path, context_length=context, vocab=vocab)
+        return ExecutorchArtefact(
+            model_path=model_path, context_length=context, vocab=vocab, kernels=protocol.kernels == "edgekit"
+        )
     interface = bundle.runtime.onnx
     if interface is None:
         raise InputError(

@@ -59,6 +59,8 @@ class ExecutorchArtefact(msgspec.Struct, frozen=True, kw_only=True, tag="executo
     model_path: str
     context_length: int
     vocab: int
+    #: The probe's own kernels for products of one row take the place of XNNPACK's, where it has any for the processor.
+    kernels: bool = True
 
 
 class Plan(Document, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ pytest.importorskip("executorch", reason="the ExecuTorch half is not installed")
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from processor import implementations
 from transformers import LlamaConfig
 
 from edgekit.deploy.executorch_package import SUPPORTED, ensure_package
@@ -24,7 +25,7 @@ from edgekit.errors import UnsupportedError
 from edgekit.resources import device_scripts_dir
 from edgekit.schema import codec
 from edgekit.schema.bundle import Golden
-from edgekit.schema.event import Footprint, GoldenResult, Hello, TrialResult
+from edgekit.schema.event import Footprint, GoldenResult, Hello, Loaded, TrialResult
 from edgekit.schema.plan import ExecutorchArtefact, Plan, Trial
 from edgekit.schema.recipe import load_recipe
 
@@ -300,6 +301,16 @@ def test_the_probe_computes_what_the_host_computed(launch, program: Path, golden
     for result in results:
         assert result.token_ns == sorted(result.token_ns)
         assert result.start_ns < result.token_ns[0]
+
+
+def test_own_products_can_be_left_out_and_change_no_bit(launch, program: Path, golden: Golden) -> None:
+    plan = plan_for(program, [], golden)
+    ours = launch(plan)
+    stock = launch(msgspec.structs.replace(plan, artefact=msgspec.structs.replace(plan.artefact, kernels=False)))
+    rounded = program.stem == "w4a8" and "avx512-vnni" in implementations()
+    assert ours.only(Loaded).kernels == (["avx512-vnni"] if rounded else [])
+    assert stock.only(Loaded).kernels == []
+    assert ours.only(GoldenResult).logits == stock.only(GoldenResult).logits
 
 
 def test_a_golden_record_of_another_model_is_told_apart(launch, program: Path, golden: Golden) -> None:

@@ -28,6 +28,7 @@
 #include "../src/huge_pages.h"
 #include "../src/mappings.h"
 #include "cache_tensors.h"
+#include "own_products.h"
 #include "threadpool.h"
 
 namespace edgekit {
@@ -130,6 +131,7 @@ class ExecutorchModel {
     manager_.emplace(&method_memory_, &*planned_memory_, &temporary_memory_);
     if (!artefact.profile_path.empty()) tracer_.emplace();
     missing_operators().clear();
+    allow_own_products(artefact.kernels);
     auto method = program_.load_method(kMethod, &*manager_, tracer_ ? &*tracer_ : nullptr);
     if (!missing_operators().empty())
       fail_model(artefact.model_path + " calls operators that the probe lacks: " + missing_operators());
@@ -296,6 +298,10 @@ void ExecutorchEngine::load(const Artefact& artefact, int threads, std::int64_t 
 void ExecutorchEngine::unload() {
   model_.reset();
   cache_tensors().clear();
+}
+std::vector<std::string> ExecutorchEngine::kernels() const {
+  const char* found = own_products_in_use();
+  return found ? std::vector<std::string>{found} : std::vector<std::string>{};
 }
 std::int64_t ExecutorchEngine::huge_bytes() const { return model_ ? model_->huge_bytes() : 0; }
 EngineMemory ExecutorchEngine::memory() const { return model_ ? model_->memory() : EngineMemory{}; }

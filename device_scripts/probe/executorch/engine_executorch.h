@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "../src/engine.h"
 
@@ -20,6 +21,7 @@ class ExecutorchEngine : public Engine {
   std::string version() const override;
   void load(const Artefact& artefact, int threads, std::int64_t positions) override;
   void unload() override;
+  std::vector<std::string> kernels() const override;
   std::int64_t huge_bytes() const override;
   EngineMemory memory() const override;
   void reserve(std::int64_t positions) override;

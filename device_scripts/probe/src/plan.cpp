@@ -167,7 +167,10 @@ Artefact read_artefact(const Json& json) {
   out.context_length = in.integer("context_length", 1, kMaxContext);
   out.vocab = in.integer("vocab", 1, kMaxVocab);
   // The other runtime's programs describe themselves, and its libraries are linked.
-  if (out.runtime != "onnxruntime") return out;
+  if (out.runtime != "onnxruntime") {
+    if (in.optional("kernels")) out.kernels = in.flag("kernels");
+    return out;
+  }
   out.library_path = in.text("library_path");
   out.interface = read_interface(in.required("interface"), out.context_length);
   if (const Json* config = in.optional("session_config")) {

@@ -37,6 +37,8 @@ struct Artefact {
   std::vector<std::pair<std::string, std::string>> session_config;
   // Libraries with further operators or kernels, registered before the model is loaded.
   std::vector<std::string> kernel_libraries;
+  // The probe's own kernels for products take the place of the runtime's, where there are any (ExecuTorch).
+  bool kernels = true;
   // Weights that a token reads move into huge pages once the model is loaded, where there is memory for that.
   bool huge_pages = true;
   // Where the times of single operators go; empty: they are not taken. Not in the plan: the command line says it.
