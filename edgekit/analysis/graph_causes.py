@@ -11,8 +11,23 @@ GraphCause = Literal["outside the delegate", "fallback nodes", "full logits"]
 
 #: Of ONNX: conversions that a fused operator would do inside.
 _CONVERSIONS = ("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger")
-#: What an ExecuTorch program calls beside its delegates when it is exported well: attention, cache, lookups, views.
-_BESIDE = ("custom_sdpa", "update_cache", "embedding", "index", "select_copy", "slice_copy", "_local_scalar_dense")
+#: What an ExecuTorch program calls beside its delegates when it is exported well: attention, the cache and its rounding
+#: to 8 bits, lookups, views, masks made from positions. What the export's audit lets pass is in here.
+_BESIDE = (
+    "custom_sdpa",
+    "custom_quantized_sdpa",
+    "update_cache",
+    "choose_qparams_per_token",
+    "quantize_per_token",
+    "embedding",
+    "index",
+    "select_copy",
+    "slice_copy",
+    "_local_scalar_dense",
+    "_to_dim_order_copy",
+    "eq",
+    "where",
+)
 _DELEGATES = ("executorch", "xnnpack")
 
 
@@ -36,7 +51,7 @@ def found_in(bundle: Bundle, *, prefill: bool) -> Iterator[tuple[GraphCause, str
 
 
 def _beside(item: AuditedOperator) -> bool:
-    return item.op_type.removeprefix("aten::").startswith(_BESIDE)
+    return item.op_type.split(".")[0].startswith(_BESIDE)
 
 
 def _named(items: list[AuditedOperator]) -> str:

@@ -21,6 +21,7 @@ import onnx
 import probe_model
 import pytest
 from control_groups import control_group
+from fake_sysfs import write_tree
 from onnx import helper, numpy_helper
 from probe_model import CONTEXT, ProbeModel
 
@@ -205,6 +206,30 @@ def test_a_limit_of_cpu_time(launch, heavy: ProbeModel, library: Path, facts: De
     assert found["throttled"].share > 0.1
     assert "control group" in found["throttled"].evidence[0]
     assert not set(found) & {"paging", "too many threads", "wrong cores"}
+
+
+@pytest.mark.parametrize(("khz", "held"), [(1_800_000, True), (2_400_000, False)])
+def test_a_clock_that_the_kernel_holds_down(
+    launch, heavy: ProbeModel, library: Path, facts: DeviceFacts, tmp_path: Path, khz: int, held: bool
+) -> None:
+    """A kernel shows the limit that its thermal governor set, and a sensor; the cluster could do 2.4 GHz."""
+    policy, zone = "devices/system/cpu/cpufreq/policy0", "class/thermal/thermal_zone0"
+    tree = {
+        f"{policy}/related_cpus": " ".join(map(str, range(facts.cpus))) + "\n",
+        f"{policy}/scaling_cur_freq": f"{khz}\n",
+        f"{policy}/scaling_max_freq": f"{khz}\n",
+        f"{zone}/type": "cpu-thermal\n",
+        f"{zone}/temp": "91000\n",
+    }
+    sysfs = str(write_tree(tmp_path / "sys", tree))
+    cluster = CpuCluster(cpus=list(range(facts.cpus)), name="Cortex-A76", max_khz=2_400_000)
+    told = msgspec.structs.replace(facts, clusters=[cluster])
+    plan = heavy.plan(library, DECODE[:3], golden=None, sysfs=sysfs, conditions_hz=100.0)
+    found = causes(plan, launch(plan), told)
+    assert ("throttled" in found) is held
+    if held:
+        assert "to 1.80 GHz of 2.40" in found["throttled"].evidence[0]
+        assert "91 °C" in found["throttled"].evidence[1]
 
 
 def test_weights_that_do_not_stay_in_memory(launch, library: Path, facts: DeviceFacts, tmp_path: Path) -> None:

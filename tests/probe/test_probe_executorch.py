@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import data_runs
 import msgspec
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from processor import implementations
 from transformers import LlamaConfig
 
+from edgekit.analysis.graph_causes import found_in
 from edgekit.deploy.executorch_package import SUPPORTED, ensure_package
 from edgekit.deploy.executorch_probe import ExecutorchProbe, ensure_executorch_probe
 from edgekit.errors import UnsupportedError
@@ -335,6 +337,45 @@ def test_an_operator_the_probe_lacks_is_refused(launch, program: Path, tmp_path:
     outcome = launch(plan_for(other, TRIALS))
     assert "operator" in outcome.refused("model", 5)
     assert "custom_xxxx" in outcome.stderr
+
+
+def test_a_program_that_left_its_products_outside_the_delegate(launch, program: Path, tmp_path: Path) -> None:
+    """Exported without a partitioner it runs, and the gate and the cause name what lies outside."""
+    from executorch.exir import to_edge
+
+    from edgekit_export.executorch.audit import IN_PROBE, audited, check_operators
+    from edgekit_export.executorch.stored import StoredProgram
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.head = torch.nn.Embedding(VOCAB, 32), torch.nn.Linear(32, VOCAB)
+
+        def forward(self, tokens: torch.Tensor, cache_position: torch.Tensor) -> torch.Tensor:
+            return self.head(self.embedding(tokens)[:, -1:] + cache_position[0])
+
+    exported = torch.export.export(Model(), (torch.zeros(1, 4, dtype=torch.long), torch.arange(4)))
+    path = tmp_path / "outside.pte"
+    path.write_bytes(to_edge(exported).to_executorch().buffer)
+
+    def causes(names: Iterable[str]) -> dict[str, str]:
+        operators = audited(dict.fromkeys(names, 1))
+        base = data_runs.bundle(runtime="executorch")
+        runtime = msgspec.structs.replace(base.runtime, operators=operators)
+        return {
+            kind: evidence
+            for kind, evidence, _ in found_in(msgspec.structs.replace(base, runtime=runtime), prefill=False)
+        }
+
+    stored = StoredProgram(path, {}, {})
+    assert "addmm.out" in causes(stored.operators)["outside the delegate"]
+    check = check_operators(stored)
+    assert not check.passed
+    assert "aten::addmm.out" in check.found
+    outcome = launch(plan_for(path, [Trial(id=0, kind="prefill", tokens=4)]))
+    assert len(outcome.all(TrialResult)) == 1
+    assert causes(StoredProgram(program, {}, {}).operators) == {}
+    assert causes(IN_PROBE) == {}, "what the gate lets pass is not blamed afterwards"
 
 
 def test_longer_than_the_context(launch, program: Path) -> None:
