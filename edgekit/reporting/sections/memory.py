@@ -10,11 +10,14 @@ from edgekit.analysis.comparison import Comparison, Row
 from edgekit.analysis.load import RunData
 from edgekit.analysis.metrics import Timeline
 from edgekit.reporting import formats
-from edgekit.reporting.chart import BAR_STEP, MAX_POINTS, MIB, inline
+from edgekit.reporting.chart import MAX_POINTS, MIB, Stack, inline, stacked
 from edgekit.reporting.comparison import first_rows
 from edgekit.reporting.sections.base import Cells, Plot, Report, Section, texts, threads_text
 
 ORDER = 50
+
+#: Colours of what a peak is made of, in their order.
+_PAINT = {"file-backed": "var(--m0)", "anonymous": "var(--m1)", "not split": "var(--m2)"}
 
 
 def section(report: Report) -> Section | None:
@@ -160,46 +163,18 @@ def _memory_over_time(timeline: Timeline, *, limit: float) -> Any:
 
 def _memory_peak(rows: Sequence[Row]) -> Any:
     """Peak resident memory, split as far as it is known."""
-    import altair as alt
-
-    parts = ["file-backed", "anonymous", "not split"]
-    values: list[dict[str, Any]] = []
+    stacks = []
     for row in rows:
-        peak = row.peak_memory_bytes or 0
-        file, anon = row.peak_file_bytes or 0, row.peak_anon_bytes or 0
-        start = 0
-        for part, amount in zip(parts, (file, anon, max(0, peak - file - anon)), strict=True):
-            values.append(
-                {
-                    "label": row.label,
-                    "part": part,
-                    "start": start / MIB,
-                    "end": (start + amount) / MIB,
-                    "about": f"{row.label}: {part} {formats.size(amount)} of {formats.size(peak)}",
-                }
+        peak, file, anon = row.peak_memory_bytes or 0, row.peak_file_bytes or 0, row.peak_anon_bytes or 0
+        parts = zip(_PAINT, (file, anon, max(0, peak - file - anon)), strict=True)
+        stacks.append(
+            Stack(
+                row.label,
+                [
+                    (part, amount / MIB, f"{row.label}: {part} {formats.size(amount)} of {formats.size(peak)}")
+                    for part, amount in parts
+                ],
+                f"{peak / MIB:.0f}",
             )
-            start += amount
-    totals: list[dict[str, Any]] = [{"label": row.label, "peak": (row.peak_memory_bytes or 0) / MIB} for row in rows]
-    limit = max((entry["peak"] for entry in totals), default=1) * 1.2
-    y = alt.Y("label:N", sort=[row.label for row in rows], title=None)
-    bars = (
-        alt.Chart(inline(values))
-        .mark_bar(height={"band": 0.66})
-        .encode(
-            y=y,
-            x=alt.X("start:Q", axis=alt.Axis(title="MiB at the peak"), scale=alt.Scale(domain=[0, limit], nice=False)),
-            x2=alt.X2("end:Q"),
-            color=alt.Color(
-                "part:N",
-                scale=alt.Scale(domain=parts, range=["var(--m0)", "var(--m1)", "var(--m2)"]),
-                legend=alt.Legend(title=None),
-            ),
-            description=alt.Description("about:N"),
         )
-    )
-    text = (
-        alt.Chart(inline(totals))
-        .mark_text(align="left", dx=6, fontWeight=600)
-        .encode(y=y, x=alt.X("peak:Q"), text=alt.Text("peak:Q", format=".0f"))
-    )
-    return alt.layer(bars, text).properties(height={"step": BAR_STEP})
+    return stacked(stacks, _PAINT, title="MiB at the peak")

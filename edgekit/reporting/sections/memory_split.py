@@ -7,7 +7,7 @@ from typing import Any
 
 from edgekit.analysis.comparison import Comparison, Row
 from edgekit.reporting import formats
-from edgekit.reporting.chart import BAR_STEP, MIB, bar_axis, inline
+from edgekit.reporting.chart import MIB, Stack, stacked
 from edgekit.reporting.comparison import first_rows, memory_table
 from edgekit.reporting.formats import plain_text
 from edgekit.reporting.sections.base import MAX_CELL, Cells, Plot, Report, Section, cells_of, texts
@@ -67,48 +67,18 @@ def _growth_table(comparison: Comparison) -> Cells:
 
 
 def _parts(rows: Sequence[Row]) -> Any:
-    """One stacked bar a bundle and thread count."""
-    import altair as alt
-
+    """One stacked bar a bundle and thread count; what is claimed twice (see the note) has no length to draw."""
     names = list(next(row.memory.parts for row in rows if row.memory))
-    values: list[dict[str, Any]] = []
-    totals: list[dict[str, Any]] = []
-    for row in rows:
-        assert row.memory is not None
-        start = 0.0
-        for name, amount in row.memory.parts.items():
-            # What is claimed twice (see the note) has no length to draw.
-            end = start + max(amount, 0) / MIB
-            about = f"{_bar(row)}: {name} {formats.size(amount)}"
-            values.append({"bar": _bar(row), "part": name, "start": start, "end": end, "about": about})
-            start = end
-        totals.append({"bar": _bar(row), "end": start, "text": formats.short_size(row.memory.observed)})
-    limit = max(float(entry["end"]) for entry in totals) * 1.25
-    y = alt.Y(
-        "bar:N",
-        sort=[entry["bar"] for entry in totals],
-        axis=bar_axis(),
-    )
-    bars = (
-        alt.Chart(inline(values))
-        .mark_bar(height={"band": 0.66})
-        .encode(
-            y=y,
-            x=alt.X("start:Q", axis=alt.Axis(title="MiB"), scale=alt.Scale(domain=[0, limit], nice=False)),
-            x2=alt.X2("end:Q"),
-            color=alt.Color(
-                "part:N",
-                scale=alt.Scale(domain=names, range=[series_colour(at) for at in range(len(names))]),
-                legend=alt.Legend(
-                    title=None, symbolType="square", symbolStrokeWidth=0, symbolOpacity=1, columns=3, columnPadding=24
-                ),
-            ),
-            description=alt.Description("about:N"),
+    stacks = [
+        Stack(
+            _bar(row),
+            [
+                (name, amount / MIB, f"{_bar(row)}: {name} {formats.size(amount)}")
+                for name, amount in row.memory.parts.items()
+            ],
+            formats.short_size(row.memory.observed),
         )
-    )
-    text = (
-        alt.Chart(inline(totals))
-        .mark_text(align="left", dx=6, fontWeight=600)
-        .encode(y=y, x=alt.X("end:Q"), text=alt.Text("text:N"))
-    )
-    return alt.layer(bars, text).properties(height={"step": BAR_STEP})
+        for row in rows
+        if row.memory is not None
+    ]
+    return stacked(stacks, {name: series_colour(at) for at, name in enumerate(names)}, title="MiB", columns=3)
