@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.errors import InputError, UnfaithfulError
+from edgekit.errors import EdgekitError, InputError, UnfaithfulError
 from edgekit_export.gate.divergence import Logits
 from edgekit_export.gate.runner import Runner
 
@@ -38,6 +38,7 @@ class ExecutorchRunner(Runner):
             self._module: Any = _load_for_executorch(str(model))
         except RuntimeError as error:
             raise InputError(f"load {model}: {error}", hint="the export is damaged; make it again") from error
+        self._path = model
         self._all_logits = all_logits
         self.past = 0
 
@@ -52,7 +53,8 @@ class ExecutorchRunner(Runner):
             Float32 logits, ``[1, vocab]`` of the last token, or ``[tokens, vocab]`` with ``all_logits``.
 
         Raises:
-            UnfaithfulError: logits that are not finite.
+            UnfaithfulError: logits that are not finite, or operators that ExecuTorch does not have.
+            InputError: ExecuTorch cannot run the program.
         """
         calls = [[token] for token in tokens] if self._all_logits else [tokens]
         logits: Logits = np.concatenate([self._call(call) for call in calls])
@@ -76,8 +78,28 @@ class ExecutorchRunner(Runner):
 
         ids = torch.tensor([tokens], dtype=torch.long)
         positions = torch.arange(self.past, self.past + len(tokens), dtype=torch.long)
-        (logits,) = self._module.forward((ids, positions))
+        try:
+            (logits,) = self._module.forward((ids, positions))
+        except RuntimeError as error:
+            # The method is loaded by the first call.
+            raise _failed(self._path, error) from error
         self.past += len(tokens)
         # The runtime's memory is written again by the next call.
         result: Logits = np.array(logits[0].numpy(), np.float32)
         return result
+
+
+def _failed(model: Path, error: RuntimeError) -> EdgekitError:
+    """Why a program that was loaded does not run."""
+    from executorch.extension.pybindings.portable_lib import _get_operator_names
+
+    from edgekit_export.executorch.stored import StoredProgram
+
+    missing = sorted(set(StoredProgram(model, {}, {}).operators) - set(_get_operator_names()))
+    if not missing:
+        return InputError(f"run {model}: ExecuTorch says {error}", hint="the export is damaged; make it again")
+    return UnfaithfulError(
+        f"run {model.name}: it calls operators that ExecuTorch does not have: {', '.join(missing)}",
+        detail="cause: work that belongs into a delegate was left outside, or other code made the program",
+        hint="export it again with edgekit",
+    )
