@@ -37,6 +37,7 @@ from edgekit.analysis.stability import (
     MIN_SAMPLES,
     Stability,
     changed_at_the_edge,
+    find_clusters,
     session_fall,
     squares,
     stability,
@@ -259,7 +260,15 @@ def _in_turn(difference: Difference, values: Sequence[float], base: Sequence[flo
         state = replace(state, reasons=[*noted, *state.reasons])
     low, high = math.log(min(ratios)), math.log(max(ratios))
     nearest = max(low, -high)
-    return _Found(state, nearest > 0, nearest > high - low)
+    # Two modes that show on a side move it by the step between them and no further.
+    step = math.fsum(_step(side) for side in (values, base)) if state.clusters and modes is None else 0.0
+    return _Found(state, nearest > 0, nearest > (step or high - low))
+
+
+def _step(values: Sequence[float]) -> float:
+    """Logarithm of the ratio between the two clusters of samples, 0 where there are none."""
+    clusters = find_clusters(values)
+    return math.log(statistics.median(clusters[1]) / statistics.median(clusters[0])) if clusters else 0.0
 
 
 def _not_in_turn(values: Sequence[float], base: Sequence[float]) -> _Found:

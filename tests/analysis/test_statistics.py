@@ -275,6 +275,20 @@ def test_clusters_far_on_one_side_carry_a_verdict_with_a_remark() -> None:
     assert statistics.judge(found, found.p, near, base)[0] == "unstable"
 
 
+def test_clusters_are_a_doubt_no_wider_than_the_step_between_them() -> None:
+    # Decode of two bundles on a shared machine: the slowest of one is faster than the fastest of the other.
+    values = [64 / seconds for seconds in (0.2054, 0.2530, 0.2093, 0.2427, 0.2093)]
+    base = [64 / seconds for seconds in (0.3846, 0.3641, 0.3515, 0.3163, 0.3250)]
+    found = statistics.compare_paired(values, base)
+    verdict, [remark] = statistics.judge(found, found.p, values, base)
+    assert (verdict, remark[:31]) == ("faster", "samples fall into two clusters,")
+    # A difference as small as the step may be a mode that one side was in more often.
+    near = [value / 1.25 for value in values]
+    found = statistics.compare_paired(near, base)
+    assert found.p < 0.05
+    assert statistics.judge(found, found.p, near, base)[0] == "unstable"
+
+
 def test_a_throttled_side_gets_no_verdict_however_far_it_is() -> None:
     base = [100 + 0.5 * (index % 3) for index in range(10)]
     values = [value * (3.0 if index < 6 else 2.4) for index, value in enumerate(base)]
