@@ -70,8 +70,12 @@ lease() { # OWNER MINUTES
     mkdir -p "$root" 2>/dev/null
     ours "$root" || die "$root belongs to another user of this device, who could change what lies there"
     if ! { true >"$root/$token.part"; } 2>/dev/null; then
-        echo "lease unwritable"
-        return
+        # A store that holds nothing goes with its last writer, perhaps at this moment.
+        mkdir -p "$root" 2>/dev/null
+        if ! { true >"$root/$token.part"; } 2>/dev/null; then
+            echo "lease unwritable"
+            return
+        fi
     fi
     rm -f "$root/$token.part"
     if [ -d "$root/lease" ] && [ -n "$(find "$root/lease" -prune -mmin "+$2" 2>/dev/null)" ]; then
@@ -105,7 +109,11 @@ held() { # renews it, too
     [ "$holder" = "$token" ] && touch "$root/lease" 2>/dev/null
 }
 release() {
-    held && rm -rf "$root/lease"
+    held || return 0
+    # Where nothing was stored, nothing stays.
+    rmdir "$objects" 2>/dev/null && rmdir "$stamps" "$pins" "$root/bundles" "$root/runtimes" 2>/dev/null
+    rm -rf "$root/lease"
+    rmdir "$root" 2>/dev/null
     return 0
 }
 to_disk() { # FILE...: a power failure must not leave a name without its content

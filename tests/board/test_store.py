@@ -222,6 +222,7 @@ def test_a_large_file_goes_on_where_it_was_cut(device: Userland, tmp_path: Path)
     assert listing(device, "/bundles") == []
     if device.name == "local":
         # A copy on one machine is never cut by a link; this is what a power failure leaves.
+        device.run(["mkdir", "-p", f"{device.root}/objects"])
         Path(f"{device.root}/objects/{big.sha256}.part").write_bytes(data[:cut_at])
     there = settled(device, f"{device.root}/objects/{big.sha256}.part")
     assert 0 < there.size < len(data)
@@ -339,6 +340,10 @@ def test_facts_and_conditions_under_other_shells(x86_board: Board, system: str) 
 @board_test
 def test_no_room_is_said_before_anything_is_sent(new_board: Callable[..., Board], tmp_path: Path) -> None:
     device = Userland(new_board(storage_bytes=RESERVE_BYTES + 8 * MIB).device())
+    # A device that never had a store has none afterwards.
+    with pytest.raises(DeviceFailedError, match=r"are needed, .* are free"):
+        Store(device).place("bundles", [file(tmp_path, "big", os.urandom(9 * MIB))])
+    assert device.run(["ls", "-A", "/data/local/tmp"]).stdout == b""
     small = [file(tmp_path, "small", os.urandom(MIB))]
     kept = Store(device).place("bundles", small)
     device.pushed.clear()
