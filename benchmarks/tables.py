@@ -21,6 +21,7 @@ TITLES = {
     "export": ("edgekit export, gate included", "onnxruntime-genai's builder, unchecked"),
     "export-vs-optimum": ("edgekit's fp32 export", "optimum's, same gate, same probe"),
     "push-vs-adb": ("edgekit's copies", "the adb client"),
+    "compression": ("a compressed push", "a plain one, both by the adb client"),
 }
 
 
