@@ -38,8 +38,8 @@ _COMPILE = (
     "-DET_EVENT_TRACER_ENABLED",
     '-DEDGEKIT_RUNTIME="executorch"',
 )
-#: The attention kernel sums in whatever order vectorises; nothing in it is infinite or not a number.
-_FAST = ("attention.cpp",)
+#: The attention kernels sum in whatever order vectorises; nothing in them is infinite or not a number.
+_FAST = ("attention.cpp", "attention8.cpp")
 _NOT_OURS = ("engine_onnxruntime.cpp",)
 
 

@@ -182,8 +182,7 @@ def test_attention_on_arm64(emulator, tmp_path: Path) -> None:
     command += [
         f"-I{sources}",
         f"-isystem{package.include}",
-        str(sources / "attention.cpp"),
-        str(sources / "rounding.cpp"),
+        *(str(sources / name) for name in ("attention.cpp", "attention8.cpp", "attention8_avx512.cpp", "rounding.cpp")),
         str(tmp_path / "main.cpp"),
     ]
     libraries = package.libraries[-1].parent

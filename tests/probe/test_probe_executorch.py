@@ -89,7 +89,8 @@ def library(built: ExecutorchProbe, tmp_path_factory: pytest.TempPathFactory) ->
     package = ensure_package(VERSION, built.probe.parent.parent.name)
     flags = ["g++", *module._COMPILE, "-fPIC", f"-I{sources}", f"-isystem{package.include}"]
     made = []
-    for source in (sources / "attention.cpp", sources / "rounding.cpp", folder / "loop.cpp"):
+    names = ("attention.cpp", "attention8.cpp", "attention8_avx512.cpp", "rounding.cpp")
+    for source in (*(sources / name for name in names), folder / "loop.cpp"):
         made.append(str(folder / f"{source.stem}.o"))
         fast = ["-ffast-math"] if source.name in module._FAST else []
         subprocess.run([*flags, *fast, "-c", str(source), "-o", made[-1]], check=True, timeout=BUILD_TIMEOUT_S)
