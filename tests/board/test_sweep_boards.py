@@ -162,7 +162,7 @@ def test_what_cannot_be_measured_is_named_before_anything_starts(
     cores = os.cpu_count() or 1
     cases: list[tuple[dict[str, Any], tuple[str, ...], int, list[str]]] = [
         ({"threads": [1, cores + 1]}, (), 3, ["local", f"{cores + 1} threads asked for"]),
-        ({"recipes": ["w8", "fp16"], "runtimes": ["executorch"]}, (), 4, ["fp16", "does not serve executorch"]),
+        ({"recipes": ["w8", "w4"], "runtimes": ["executorch"]}, (), 4, ["w4", "does not serve executorch"]),
         ({"recipes": ["w9"]}, (), 3, ["w9"]),
         ({"runtimes": ["tflite"]}, (), 3, ["tflite", "onnxruntime"]),
         ({"tests": SweepTests(prompts=[100_000], generates=[4])}, (), 3, ["100000 tokens of context"]),

@@ -33,8 +33,8 @@ from edgekit_export.sources.tensors import TensorStore
 SOURCE = "arch:smollm2-135m:layers=2:vocab=4096"
 CONTEXT = 64
 #: What is refused, and which recipe to take instead.
-REFUSED = {"fp16": "w8", "w4": "w4a8", "w4-b128": "w4a8-b128", "w4-mixed": "w4a8"}
-RECIPES = ["fp32", "w8", "w8a8", "w4a8", "w4a8-b64", "w4a8-e4"]
+REFUSED = {"w4": "w4a8", "w4-b128": "w4a8-b128", "w4-mixed": "w4a8"}
+RECIPES = ["fp32", "fp16", "w8", "w8a8", "w4a8", "w4a8-b64", "w4a8-e4"]
 SMALL = {
     "hidden_size": 64,
     "intermediate_size": 96,

@@ -186,7 +186,7 @@ FAULTS: dict[str, Callable[[Op], Op | list[Op]]] = {
 }
 
 
-@pytest.mark.parametrize("recipe", ["fp32", "w8", "w8a8", "w4a8", "w4a8-b64", "w4a8-e4"])
+@pytest.mark.parametrize("recipe", ["fp32", "fp16", "w8", "w8a8", "w4a8", "w4a8-b64", "w4a8-e4"])
 def test_right_programs_pass_and_the_bound_is_that_of_the_kernels(tiny: Judge, recipe: str) -> None:
     """Whatever a recipe loses against float32, its program is as near to its rounded model as the last bits allow."""
     checks = tiny(recipe=recipe)
@@ -301,7 +301,8 @@ def test_a_learned_position_off_by_one_fails(judge_of: Callable[[str], Judge]) -
 
 def test_biases_are_added_as_they_are_whatever_the_weights_are_rounded_to(judge_of: Callable[[str], Judge]) -> None:
     """XNNPACK's product of floats with 8-bit weights scales its bias, too; the program must not use that."""
-    assert not names(judge_of("gpt2")(recipe="w8"))
+    for recipe in ("w8", "fp16"):
+        assert not names(judge_of("gpt2")(recipe=recipe))
 
 
 def test_rows_are_rounded_to_whole_steps_that_hold_zero() -> None:

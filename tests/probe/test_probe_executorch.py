@@ -262,16 +262,20 @@ def program(request: pytest.FixtureRequest, written: Callable[[str], Path]) -> P
     return written(request.param)
 
 
-@pytest.fixture(scope="module")
-def golden(program: Path) -> Golden:
+def golden_of(program: Path) -> Golden:
     """What ExecuTorch's own Python runtime, with its own attention kernel, computes."""
     from edgekit_export.gate.executorch_runner import ExecutorchRunner
     from edgekit_export.gate.golden import record_golden
 
     # Where activations are rounded to 8 bits, the last bit of a sum may move one of them by a whole step.
-    tolerance = 1e-4 if program.stem == "fp32" else 0.02 if program.stem == "fp32-kv8" else 0.3
+    tolerance = 1e-4 if program.stem in ("fp32", "fp16") else 0.02 if program.stem == "fp32-kv8" else 0.3
     prompt = list(range(5, 40))
     return record_golden(ExecutorchRunner(program), prompt, context_length=CONTEXT, tolerance=tolerance)
+
+
+@pytest.fixture(scope="module")
+def golden(program: Path) -> Golden:
+    return golden_of(program)
 
 
 def plan_for(program: Path, trials: list[Trial], golden: Golden | None = None, **changes: object) -> Plan:
@@ -325,6 +329,15 @@ def test_own_products_can_be_left_out_and_change_no_bit(launch, program: Path, g
     assert ours.only(Loaded).kernels == (["avx512-vnni"] if rounded else [])
     assert stock.only(Loaded).kernels == []
     assert ours.only(GoldenResult).logits == stock.only(GoldenResult).logits
+
+
+def test_16_bit_weights_are_widened(launch, written: Callable[[str], Path]) -> None:
+    """Products are those of float32: nothing but the weights is rounded."""
+    program = written("fp16")
+    record = golden_of(program)
+    found = launch(plan_for(program, TRIALS, record)).only(GoldenResult)
+    assert found.tokens == record.tokens
+    assert float(np.abs(np.array(found.logits) - np.array(record.logits)).max()) < record.tolerance
 
 
 def test_a_golden_record_of_another_model_is_told_apart(launch, program: Path, golden: Golden) -> None:

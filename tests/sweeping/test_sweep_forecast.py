@@ -69,7 +69,7 @@ def test_what_fits_has_no_fault() -> None:
         (plan_of(context=100_000), look(), "the model was made for"),
         (plan_of(context=32), look(), "tokens of context"),
         (plan_of(models=["arch:smollm2-135m:layers=0"]), look(), "layers"),
-        (plan_of(runtimes=["executorch"], recipes=["fp16"]), look(), "does not serve executorch"),
+        (plan_of(runtimes=["executorch"], recipes=["w4"]), look(), "does not serve executorch"),
         (plan_of(runtimes=["tflite"]), look(), "no runtime is called"),
     ],
 )

@@ -22,7 +22,7 @@ _GRAPH_AROUND = 8000
 def matrix_bytes(rows: int, columns: int, form: MatrixFormat, *, embedding: bool = False) -> tuple[int, int]:
     """Bytes of a stored matrix and of its scales; ``embedding`` where the embedding's own kernel reads it."""
     if form.scheme == "float":
-        return rows * columns * 4, 0
+        return rows * columns * (2 if form.dtype == "float16" else 4), 0
     if form.bits == 8 or form.block is None:
         return rows * columns, rows * 4
     return rows * columns // 2, rows * (columns // form.block) * (4 if embedding else 2)

@@ -143,7 +143,10 @@ def _executorch(decoder: Decoder, formats: Formats, classes: dict[str, int], req
     embedding = sum(classes.get(kind, 0) for kind in ("embedding", "embedding scales"))
     shared = decoder.tied and "head" not in classes
     head = embedding if shared else sum(classes.get(kind, 0) for kind in ("head", "head scales"))
-    private = head + sum(classes.get(kind, 0) for kind in ("linear", "linear scales", "norms and biases"))
+    linear = sum(classes.get(kind, 0) for kind in ("linear", "linear scales"))
+    # 16-bit floats are widened before they are packed.
+    private = linear * (2 if formats.linear.dtype == "float16" else 1) + classes.get("norms and biases", 0)
+    private += head * (2 if formats.head.dtype == "float16" else 1)
     mapped = looked_up(embedding, request.tokens) + classes.get("rotary tables", 0) + classes["graph"]
     # A cache position holds all heads of a token: whole rows are touched.
     cache = cache_bytes(decoder, request.filled, formats.kv_cache)

@@ -6,6 +6,7 @@ program under fake tensors dozens of times, once more per delegate, and cuts it 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -155,7 +156,9 @@ class _Builder:
         index = self._constant(key, size)
         types = schema.XNNDatatype
         if scales_key is None:
-            made = self._add(self._tensor(types.xnn_datatype_fp32, item.shape, constant=index))
+            half = size == 2 * math.prod(item.shape)
+            kind = types.xnn_datatype_fp16 if half else types.xnn_datatype_fp32
+            made = self._add(self._tensor(kind, item.shape, constant=index))
         else:
             scales = self._constant(scales_key, scales_size)
             four = format.storage == "int4-block"

@@ -13,7 +13,7 @@ from edgekit.schema.recipe import MatrixFormat, RecipeProfile
 #: XNNPACK's 4-bit kernels take blocks of whole multiples of this.
 BLOCK_UNIT = 32
 
-Storage = Literal["float32", "int8-channel", "int4-block"]
+Storage = Literal["float32", "float16", "int8-channel", "int4-block"]
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,8 @@ def _own(options: dict[str, Any], role: str, shared: MatrixFormat) -> MatrixForm
 def _format(recipe: RecipeProfile, matrix: MatrixFormat, role: str) -> Format:
     where = f"recipe {recipe.name} on executorch: {role}"
     if matrix.scheme == "float":
-        if matrix.dtype != "float32":
-            raise UnsupportedError(f"{where}: {matrix.dtype} weights are not supported")
-        return Format("float32")
+        # XNNPACK widens 16-bit weights when it packs them, and multiplies in float32.
+        return Format("float16" if matrix.dtype == "float16" else "float32")
     if not matrix.symmetric:
         raise UnsupportedError(f"{where}: XNNPACK has no kernels for weights with zero points")
     dynamic = matrix.scheme == "dynamic"

@@ -42,11 +42,17 @@ def pack(weight: torch.Tensor, format: Format, energy: torch.Tensor | None = Non
     ``energy``: mean square of each column's input, by which errors of 4-bit blocks are weighed.
 
     Raises:
-        UnsupportedError: the columns do not divide into the format's blocks.
+        UnsupportedError: the columns do not divide into the format's blocks, or values do not fit into 16 bits.
     """
     shape = tuple(weight.shape)
     if format.storage == "float32":
         return Packed(format, shape, weight)
+    if format.storage == "float16":
+        if float(weight.abs().max()) > torch.finfo(torch.float16).max:
+            raise UnsupportedError(
+                "store a matrix in 16-bit floats: it has values beyond what they reach", hint="use the fp32 recipe"
+            )
+        return Packed(format, shape, weight.to(torch.float16))
     if format.storage == "int8-channel":
         data = torch.empty(shape, dtype=torch.int8)
         scales = torch.empty(shape[0], dtype=torch.float32)
@@ -108,7 +114,7 @@ def pack_embedding4(packed: Packed) -> Packed:
 def unpack(packed: Packed) -> torch.Tensor:
     """The float32 weights that the stored numbers stand for."""
     if packed.scales is None:
-        return packed.data
+        return packed.data.float()
     if packed.format.storage == "int8-channel":
         return packed.data.float().mul_(packed.scales[:, None])
     assert packed.format.block is not None

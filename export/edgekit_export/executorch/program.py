@@ -26,7 +26,14 @@ _ENCODED_IN = (
     '{"type": "builtins.dict", "context": "[]", "children_spec": []}]}]'
 )
 _ENCODED_OUT = '[1, {"type": null, "context": null, "children_spec": []}]'
-_SIZE = {ScalarType.FLOAT: 4, ScalarType.DOUBLE: 8, ScalarType.LONG: 8, ScalarType.CHAR: 1, ScalarType.BOOL: 1}
+_SIZE = {
+    ScalarType.HALF: 2,
+    ScalarType.FLOAT: 4,
+    ScalarType.DOUBLE: 8,
+    ScalarType.LONG: 8,
+    ScalarType.CHAR: 1,
+    ScalarType.BOOL: 1,
+}
 
 
 @dataclass(frozen=True)
@@ -255,7 +262,10 @@ class _Assembler:
     def _embed(self, op: Op) -> None:
         table = self._embedding
         tensors = [self._tensor(kind, sizes, buffer=index) for index, kind, sizes in table.tensors]
-        out = self._new(op.output)
+        if table.tensors[0][1] == ScalarType.HALF:
+            out = self._planned(ScalarType.HALF, op.output.shape)
+        else:
+            out = self._new(op.output)
         if table.low is None:
             flag = self._evalue(schema.Bool(False))
             arguments = [tensors[0], self._tokens, self._int(-1), flag, flag, out, out]
@@ -264,6 +274,8 @@ class _Assembler:
             null = self._evalue(schema.Null())
             arguments = [*tensors, null, self._int(table.low), self._int(table.high), self._tokens, out, out]
         self._call(*table.operator, arguments)
+        if table.tensors[0][1] == ScalarType.HALF:
+            self._ids[op.output.name] = self._cast(out, op.output.shape, ScalarType.FLOAT)
 
     def _keep(self, layer: int, what: str, shape: tuple[int, ...], kind: ScalarType = ScalarType.FLOAT) -> int:
         """The tensor of a layer that outlives a call."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ class StoredProgram:
         key = matrix.tensors["data"]
         shape = tuple(reversed(matrix.shape)) if matrix.turned else tuple(matrix.shape)
         if matrix.block is None:
-            return self._array(key, np.float32).reshape(shape)
+            return self._array(key, np.float16 if matrix.bits == 16 else np.float32).float().reshape(shape)
         if matrix.bits == 8:
             stored = Packed(
                 Format("int8-channel"),
@@ -111,9 +112,9 @@ class StoredProgram:
 
     def _storage(self, key: str, size: int, shape: tuple[int, ...]) -> tuple[int, int | None]:
         scales = self._named.get(key + SCALES)
+        count = math.prod(shape)
         if scales is None:
-            return 32, None
-        count = shape[0] * shape[1]
+            return 16 if size == 2 * count and ROWS not in key else 32, None
         if size == count:
             # One scale a row of the stored matrix.
             return 8, count // (scales.size // 4)

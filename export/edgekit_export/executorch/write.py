@@ -171,6 +171,10 @@ class _Binder:
             self._packed[key] = made
         return self._packed[key]
 
+    def _float(self, name: str, format: Format, shape: tuple[int, ...]) -> _Later:
+        size = _elements(shape) * (2 if format.storage == "float16" else 4)
+        return _Later(size, lambda: pack(self._read(name), format).data)
+
     def _place(self, key: str, tensor: torch.Tensor | _Later) -> int:
         before = self.data.size
         offset = self.data.add(key, tensor)
@@ -186,11 +190,11 @@ class _Binder:
         if self._count % 8 == 0:
             self._progress(ProgressEvent("write", self._count, None, "tensors", item.name))
         source = self._source(item.name)
-        if len(item.shape) != 2 or format.storage == "float32":
-            size = 4 * _elements(item.shape)
-            later = _Later(size, lambda: self._read(item.name))
-            self.named[item.name] = (self._place(f"{source} float32", later), size)
-            return item.name, size, None, 0
+        if len(item.shape) != 2 or format.storage in ("float32", "float16"):
+            form = format if len(item.shape) == 2 else Format("float32")
+            later = self._float(item.name, form, item.shape)
+            self.named[item.name] = (self._place(f"{source} {form.storage}", later), later.bytes)
+            return item.name, later.bytes, None, 0
         packed = self._stored(item.name, format)
         assert packed.scales is not None
         stem = f"{source} {format.storage} {format.block}"
@@ -207,13 +211,14 @@ class _Binder:
     def _embedding(self) -> EmbeddingTable:
         name, format = self._embed_name, self._formats.embedding
         source = self.resolve(name)
-        if format.storage == "float32":
+        if format.storage in ("float32", "float16"):
             sizes = self._tensors.shapes[source]
-            later = _Later(4 * _elements(sizes), lambda: self._read(name))
-            index = self._place(f"{source} float32", later)
+            later = self._float(name, format, sizes)
+            index = self._place(f"{source} {format.storage}", later)
             self.constants.append(index)
             self.named.setdefault(name, (index, later.bytes))
-            return EmbeddingTable(("aten::embedding", "out"), [(len(self.constants) - 1, ScalarType.FLOAT, sizes)])
+            kind = ScalarType.HALF if format.storage == "float16" else ScalarType.FLOAT
+            return EmbeddingTable(("aten::embedding", "out"), [(len(self.constants) - 1, kind, sizes)])
         packed = self._stored(name, format)
         stem = f"{source} {format.storage} {format.block}"
         low, high, operator = -128, 127, ("quantized_decomposed::embedding_byte", "out")
