@@ -22,7 +22,8 @@ from edgekit_export.fingerprint import fingerprint, versions
 from edgekit_export.gate.judge import judge, refuse_or_record
 from edgekit_export.gate.reference import Reference, compute_reference
 from edgekit_export.gate.text import gate_text
-from edgekit_export.halves import Half, half_for
+from edgekit_export.half import Half
+from edgekit_export.halves import half_for
 from edgekit_export.sources import ModelSource, open_source
 from edgekit_export.verification import verify
 

@@ -77,7 +77,7 @@ def lowered(request: pytest.FixtureRequest) -> tuple[dict[str, Any], Any]:
     return config, build_decoder(make_config(config, origin="test"), context=CONTEXT)
 
 
-@pytest.mark.parametrize("name", ["fp32", "w8", "w8a8", "w4a8", "w4a8-e4", "w4a8-kv8"])
+@pytest.mark.parametrize("name", ["fp32", "fp16", "w8", "w8a8", "w4a8", "w4a8-e4", "w4a8-kv8"])
 def test_a_real_program_weighs_what_was_predicted(
     lowered: tuple[dict[str, Any], Any], name: str, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from edgekit.schema.bundle import Runtime, RuntimeName
 from edgekit.schema.recipe import RecipeProfile
 from edgekit_export.fingerprint import versions
 from edgekit_export.gate.reference import Reference
-from edgekit_export.halves import HalfWritten
+from edgekit_export.half import HalfWritten
 from edgekit_export.onnx.files import MODEL, WEIGHTS
 from edgekit_export.optimum.adapt import adapt
 from edgekit_export.optimum.environment import REQUIREMENTS
