@@ -155,6 +155,8 @@ survey() { # DIRECTORY THOROUGH
             echo "copy $sha"
         else
             rm -f "$object.at" 2>/dev/null
+            # A device that failed before a file that arrives had its name (see AdbdDevice.push).
+            [ -e "$object.part" ] || [ ! -e "$object.part.part" ] || mv "$object.part.part" "$object.part" 2>/dev/null
             wanted="$wanted $sha.part"
             echo "missing $sha"
         fi

@@ -245,6 +245,19 @@ def test_what_is_left_of_a_file_is_used_only_when_it_is_right(device: Userland, 
         device.run(["rm", "-rf", device.root])
 
 
+def test_what_arrived_before_it_had_its_name_is_used(device: Userland, tmp_path: Path) -> None:
+    """A large file is renamed while it arrives; a device may fail before that."""
+    data = os.urandom(3 * MIB)
+    big = file(tmp_path, "weights", data)
+    (tmp_path / "left").write_bytes(data[:MIB])
+    device.run(["mkdir", "-p", f"{device.root}/objects"])
+    device.plain.push(tmp_path / "left", f"{device.root}/objects/{big.sha256}.part.part")
+    placed = Store(device).place("bundles", [big])
+    assert placed.bytes_sent == 2 * MIB
+    assert content(device, f"{placed.directory}/weights") == data
+    assert not [name for name in listing(device) if ".part" in name]
+
+
 def test_a_writer_on_another_host_is_waited_for(
     device: Userland, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
