@@ -109,6 +109,8 @@ def bounds_of(result: dict[str, Any]) -> str:
                 f"{threads}{entry['decode_share_of_limit']:.0%} of {entry['decode_limit_tok_s']:.0f} tok/s"
                 f" of decode that {entry['read_bandwidth_bytes_per_s'] / 1e9:.1f} GB/s of read bandwidth allow"
             )
+        if "sampler_cpu_share" in entry:
+            lines.append(f"{threads}the samplers' threads take {entry['sampler_cpu_share']:.2%} of one core's time")
         if "peak_bytes" in entry:
             lines.append(
                 f"{threads}peak {entry['peak_bytes'] / 2**20:.0f} MiB, {entry['over_goal']:.2f} of the goal (1.25 times"
