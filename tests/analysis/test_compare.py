@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,7 @@ from data_runs import Session, bundle, device, tell_clock
 from edgekit.analysis import metrics
 from edgekit.analysis.compare import compare
 from edgekit.analysis.comparison import Comparison
+from edgekit.analysis.labels import labels
 from edgekit.analysis.load import RunData, load_run
 from edgekit.errors import InputError
 from edgekit.schema import codec
@@ -248,16 +250,16 @@ def test_a_comparison_survives_json(runs: list[RunData]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bundles", "labels"),
+    ("bundles", "expected"),
     [
         ([("w8", "a"), ("w4", "a")], ["w8", "w4"]),
         ([("w8", "a"), ("w8", "b")], ["a · w8", "b · w8"]),
         ([("w8", "a"), ("w8", "a")], ["w8 #1", "w8 #2"]),
     ],
 )
-def test_labels_say_what_differs(tmp_path: Path, bundles: list, labels: list[str]) -> None:
+def test_labels_say_what_differs(tmp_path: Path, bundles: list, expected: list[str]) -> None:
     session = Session(tmp_path, bundles=[bundle(recipe, model=model) for recipe, model in bundles], threads=(1,))
-    assert list(dict.fromkeys(row.label for row in compare(load(session)).rows)) == labels
+    assert list(dict.fromkeys(row.label for row in compare(load(session)).rows)) == expected
 
 
 def test_runs_on_other_kernels_are_told_apart(tmp_path: Path) -> None:
@@ -268,6 +270,17 @@ def test_runs_on_other_kernels_are_told_apart(tmp_path: Path) -> None:
     assert [row.backend for row in found.rows] == ["cpu"] * 2 + ["cpu+edgekit"] * 2
     assert [row.kernels for row in found.rows] == [[]] * 2 + [["avx512-vnni"]] * 2
     assert found.faults == []
+
+
+def test_profiled_and_sustained_runs_of_one_bundle_say_so(tmp_path: Path) -> None:
+    plain, other, profiled = (
+        load(Session(tmp_path / name, bundles=[bundle("w4")], threads=(1,), name=name))[0] for name in "abc"
+    )
+    profiled = replace(profiled, run=msgspec.structs.replace(profiled.run, profiled=True))
+    sustained = replace(other, run=msgspec.structs.replace(other.run, protocol={"sustain_s": 12.0}))
+    assert labels([plain, sustained, profiled]) == ["w4", "w4 · sustained", "w4 · profiled"]
+    assert labels([plain, other, profiled]) == ["w4 #1", "w4 #2", "w4 · profiled"]
+    assert labels([profiled]) == ["w4"]
 
 
 def test_a_run_on_changing_kernels_is_a_fault(tmp_path: Path) -> None:
