@@ -1,6 +1,5 @@
 #include "engine_executorch.h"
 
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,7 +13,6 @@
 #include <vector>
 
 #include <executorch/devtools/etdump/etdump_flatcc.h>
-#include <executorch/extension/data_loader/mmap_data_loader.h>
 #include <executorch/extension/memory_allocator/malloc_memory_allocator.h>
 #include <executorch/runtime/core/exec_aten/exec_aten.h>
 #include <executorch/runtime/core/exec_aten/util/tensor_util.h>
@@ -26,9 +24,9 @@
 
 #include "../src/fault.h"
 #include "../src/huge_pages.h"
-#include "../src/mappings.h"
 #include "cache_tensors.h"
 #include "own_products.h"
+#include "paged_file.h"
 #include "threadpool.h"
 
 namespace edgekit {
@@ -39,7 +37,6 @@ using executorch::aten::ScalarType;
 using executorch::aten::Tensor;
 using executorch::aten::TensorImpl;
 using executorch::extension::MallocMemoryAllocator;
-using executorch::extension::MmapDataLoader;
 
 constexpr const char* kMethod = "forward";
 
@@ -104,10 +101,8 @@ class ExecutorchModel {
  public:
   ExecutorchModel(const Artefact& artefact, int threads)
       : artefact_(artefact),
-        loader_((check_file(artefact.model_path),
-                 checked(MmapDataLoader::from(artefact.model_path.c_str(), MmapDataLoader::MlockConfig::NoMlock),
-                         "open " + artefact.model_path))),
-        program_(checked(et::Program::load(&loader_, et::Program::Verification::InternalConsistency),
+        file_((check_file(artefact.model_path), artefact.model_path.c_str())),
+        program_(checked(et::Program::load(&file_, et::Program::Verification::InternalConsistency),
                          "read " + artefact.model_path)) {
     namespace pool = executorch::extension::threadpool;
     auto* shared = pool::get_threadpool();
@@ -132,14 +127,15 @@ class ExecutorchModel {
     if (!artefact.profile_path.empty()) tracer_.emplace();
     missing_operators().clear();
     allow_own_products(artefact.kernels);
-    auto method = program_.load_method(kMethod, &*manager_, tracer_ ? &*tracer_ : nullptr);
+    auto method = [&] {
+      const LettingGo packed(file_);
+      return program_.load_method(kMethod, &*manager_, tracer_ ? &*tracer_ : nullptr);
+    }();
     if (!missing_operators().empty())
       fail_model(artefact.model_path + " calls operators that the probe lacks: " + missing_operators());
     method_.emplace(checked(std::move(method), "load " + artefact.model_path + " (a delegate's data may be damaged)"));
     if (artefact.huge_pages) huge_bytes_ = use_huge_pages();
-    // What is left of the file in memory is the embedding: a token reads one row, which is no reason to map 2 MiB.
-    file_mappings_ = mappings_of(artefact.model_path);
-    for (const Mapping& mapping : file_mappings_) advise(mapping, MADV_NOHUGEPAGE);
+    file_.let_go();
     tokens_.resize(static_cast<std::size_t>(artefact.context_length));
     positions_.resize(tokens_.size());
     const auto context = static_cast<TensorSize>(artefact.context_length);
@@ -166,13 +162,7 @@ class ExecutorchModel {
     run(1);
   }
 
-  // With an empty cache begins a text of its own: the embedding's rows that the one before looked up are let go, with
-  // the pages around them that the kernel mapped on the way. They stay in the page cache.
-  void rewind(std::int64_t positions) {
-    past_ = positions;
-    if (positions > 0) return;
-    for (const Mapping& mapping : file_mappings_) advise(mapping, MADV_DONTNEED);
-  }
+  void rewind(std::int64_t positions) { past_ = positions; }
 
   float logit(std::int64_t id) const { return logits_[id]; }
 
@@ -225,11 +215,6 @@ class ExecutorchModel {
   using TensorSize = executorch::aten::SizesType;
   static constexpr std::size_t kAlign = 64;
 
-  // Whether the kernel follows shows in the memory only.
-  static void advise(const Mapping& mapping, int advice) {
-    madvise(reinterpret_cast<void*>(mapping.begin), mapping.end - mapping.begin, advice);
-  }
-
   void run(std::int64_t count) {
     for (std::int64_t i = 0; i < count; ++i) positions_[static_cast<std::size_t>(i)] = past_ + i;
     const TensorSize token_sizes[] = {1, static_cast<TensorSize>(count)};
@@ -253,7 +238,7 @@ class ExecutorchModel {
   }
 
   const Artefact artefact_;
-  MmapDataLoader loader_;
+  PagedFile file_;
   et::Program program_;
   MallocMemoryAllocator method_memory_;
   MallocMemoryAllocator temporary_memory_;
@@ -274,7 +259,6 @@ class ExecutorchModel {
   std::optional<TensorImpl> tokens_tensor_;
   std::optional<TensorImpl> positions_tensor_;
   std::int64_t huge_bytes_ = 0;
-  std::vector<Mapping> file_mappings_;
   std::int64_t prepared_ = 0;
   std::int64_t past_ = 0;
   const float* logits_ = nullptr;

@@ -1,7 +1,5 @@
 #include "mappings.h"
 
-#include <sys/stat.h>
-
 #include <cinttypes>
 #include <climits>
 #include <cstdio>
@@ -47,16 +45,6 @@ std::vector<Mapping> anonymous_mappings() {
   each_mapping([&](const Line& line) {
     const bool stack = std::strncmp(line.name, "[stack", 6) == 0;
     if (line.inode == 0 && std::strncmp(line.mode, "rw-p", 4) == 0 && !stack) found.push_back(line.mapping);
-  });
-  return found;
-}
-
-std::vector<Mapping> mappings_of(const std::string& path) {
-  std::vector<Mapping> found;
-  struct stat info;
-  if (stat(path.c_str(), &info) != 0) return found;
-  each_mapping([&](const Line& line) {
-    if (line.inode == info.st_ino) found.push_back(line.mapping);
   });
   return found;
 }

@@ -15,9 +15,6 @@ struct Mapping {
 // Private, writable and of no file: what malloc and mmap gave. Stacks are left out.
 std::vector<Mapping> anonymous_mappings();
 
-// Of the file at `path`.
-std::vector<Mapping> mappings_of(const std::string& path);
-
 // The folder of a file as the kernel names it in mappings, with a slash at its end; empty where it is not to be found.
 std::string folder_of(const std::string& path);
 
