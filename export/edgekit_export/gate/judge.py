@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -15,7 +17,7 @@ from edgekit_export.allocator import trim
 from edgekit_export.gate.divergence import Divergence, Logits, compare
 from edgekit_export.gate.golden import record_golden
 from edgekit_export.gate.reference import GREEDY_TOKENS, Reference, choices
-from edgekit_export.gate.rounded import RoundedReference
+from edgekit_export.gate.rounded import STEP_TIMES, RoundedReference
 from edgekit_export.gate.runner import Runner
 from edgekit_export.gate.subject import Subject, subject_of
 from edgekit_export.gate.tokens import check_end_tokens, check_tokenizer
@@ -23,10 +25,10 @@ from edgekit_export.sources import ModelSource
 
 #: The shipped graph is fed this many tokens at once, then this many one by one.
 PREFILL, STEPS = 48, 24
+#: Steps that must agree to the last bits: a few tell.
+EXACT_STEPS = 6
 #: Divergence that grows by more than this from the beginning of a window to its end points at positions.
 GROWTH = 8.0
-#: The few steps of the shipped graph may scatter this many times as far as all of the text on average.
-STEP_TIMES = 2.0
 #: A first step this many times beyond the limit says that the prompt went wrong, not the steps after it.
 STARTS = 4.0
 
@@ -73,6 +75,7 @@ def judge(
     subject = subject_of(model, interface)
     expected = _expected(subject, source, recipe, reference, progress)
     divergence, near, full = _measure(subject, reference, expected, progress)
+    same = _check_rounding(subject, reference, expected, near, context_length, progress)
     progress(ProgressEvent("gate", detail="shipped graph"))
     shipped = subject.shipped()
     step_divergence = _shipped_against_full(shipped, full, text.windows[0], context_length)
@@ -101,10 +104,8 @@ def judge(
         *subject.structure(source, reference, progress),
         check_tokenizer(model.parent, source),
         check_end_tokens(model.parent, source, tokenizer),
-        *([expected.check(near)] if expected else []),
-        _check_steps(
-            step_divergence, min(thresholds.kl_mean, STEP_TIMES * expected.limit) if expected else thresholds.kl_mean
-        ),
+        *([same.check] if same else []),
+        _check_steps(step_divergence, min(thresholds.kl_mean, same.steps) if same else thresholds.kl_mean),
     ]
     quality = quality_checks(figures, thresholds, random=text.random)
     quality = [check if check.passed else _explained(check, structural, divergence) for check in quality]
@@ -212,10 +213,59 @@ def _measure(
     return divergence, near, np.concatenate(beginning)
 
 
+class _SameRounding(NamedTuple):
+    """The verdict, and the divergence that steps of the shipped graph may have from the judged one, nats."""
+
+    check: GateCheck
+    steps: float
+
+
+def _check_rounding(
+    subject: Subject,
+    reference: Reference,
+    expected: RoundedReference | None,
+    found: Divergence,
+    context_length: int,
+    progress: Progress,
+) -> _SameRounding | None:
+    """Whether the export computes what its own weights and rounding call for.
+
+    ``found`` is the judged graph's divergence from that. Where its kernels round otherwise, one that does not takes
+    its place, and goes through the first window's beginning once more, as a prompt and steps on the cache.
+    """
+    if expected is None:
+        return None
+    runner = subject.near()
+    if runner is None:
+        return _SameRounding(expected.check(found), STEP_TIMES * expected.limit)
+    near, steps = Divergence(), Divergence()
+    windows = reference.text.windows
+    for index, (window, wanted) in enumerate(zip(windows, expected.logits, strict=True)):
+        progress(ProgressEvent("gate without rounding", index, len(windows), "windows"))
+        runner.reset()
+        start = 0
+        for logits in runner.pieces(window):
+            compare(near, wanted[start : start + len(logits)], logits, window, start)
+            start += len(logits)
+    window, wanted = windows[0], expected.logits[0]
+    prefill, end = _prompt_and_end(window, context_length)
+    runner.reset()
+    runner.forward(window[:prefill])
+    # Without rounding, 8-bit matrices are made floats anew in each step.
+    for at in range(prefill, min(prefill + EXACT_STEPS, end)):
+        compare(steps, wanted[at : at + 1], runner.forward([window[at]]), window, at)
+    return _SameRounding(expected.check(near, steps=steps, rounding=found), math.inf)
+
+
+def _prompt_and_end(window: list[int], context_length: int) -> tuple[int, int]:
+    """How many tokens the cache is given at once, and where the steps after them end."""
+    prefill = max(1, min(PREFILL, len(window) // 2))
+    return prefill, min(prefill + STEPS, len(window), context_length)
+
+
 def _shipped_against_full(shipped: Runner, full: Logits, window: list[int], context_length: int) -> list[float]:
     """Divergence of the shipped graph (prefill, then steps on its shared cache) from the judged one, per step."""
-    prefill = max(1, min(PREFILL, len(window) // 2))
-    end = min(prefill + STEPS, len(window), context_length)
+    prefill, end = _prompt_and_end(window, context_length)
     shipped.reset()
     rows = [shipped.forward(window[:prefill])[-1]]
     rows += [shipped.forward([token])[-1] for token in window[prefill:end]]

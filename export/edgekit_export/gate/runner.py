@@ -57,12 +57,15 @@ class OnnxRunner(Runner):
         model: path of the ONNX graph, its weights beside it.
         interface: how it is fed.
         all_logits: undo the cut to the last position, so that every position's logits come out.
+        rounding: False takes the products' rounding of activations out; with ``all_logits`` only.
 
     Raises:
         InputError: onnxruntime cannot load it.
     """
 
-    def __init__(self, model: Path, interface: OnnxInterface, *, all_logits: bool = False) -> None:
+    def __init__(
+        self, model: Path, interface: OnnxInterface, *, all_logits: bool = False, rounding: bool = True
+    ) -> None:
         import onnxruntime as ort
 
         from edgekit_export.onnx import full_logits_graph
@@ -72,13 +75,15 @@ class OnnxRunner(Runner):
         options.log_severity_level = 3
         # Spinning threads gain nothing in a check, and on a busy machine they take from everyone.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Dequantized matrices that are multiplied with become kernels of the same kind, which would round, too.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         self._interface = interface
         try:
             if all_logits and interface.logits_positions == "last":
                 options.add_session_config_entry(
                     "session.model_external_initializers_file_folder_path", str(model.parent.resolve())
                 )
-                graph: Any = full_logits_graph(model.parent)
+                graph: Any = full_logits_graph(model.parent, rounding=rounding)
             else:
                 graph = str(model)
             self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -84,6 +84,12 @@ class StoredModel:
         """The attention nodes, in order."""
         return [node for node in self.graph.node if node.op_type == "GroupQueryAttention"]
 
+    def rounds(self) -> bool:
+        """Whether its products round their activations."""
+        from edgekit_export.onnx.unrounded import rounds
+
+        return rounds(self.graph)
+
     def tables(self) -> list[str]:
         """Floating-point constants that the graph looks up by position."""
         import onnx

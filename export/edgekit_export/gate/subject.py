@@ -32,6 +32,9 @@ class Subject(Protocol):
     def rounded(self, source: ModelSource, recipe: RecipeProfile, progress: Progress) -> Rounded | None:
         """The eager model that stores and rounds as the file and its kernels do; None where that is not known."""
 
+    def near(self) -> Runner | None:
+        """A session that rounds as :meth:`rounded` does, with every position's logits; None where `full` does."""
+
 
 class OnnxSubject:
     """An ONNX graph."""
@@ -55,8 +58,15 @@ class OnnxSubject:
             check_weights(stored, source.tensors, source.tied, reference.energy, progress=progress),
         ]
 
-    def rounded(self, source: ModelSource, recipe: RecipeProfile, progress: Progress) -> None:
-        """onnxruntime chooses among kernels that round activations differently: no one model stands for them."""
+    def rounded(self, source: ModelSource, recipe: RecipeProfile, progress: Progress) -> Rounded:
+        """The file's weights with activations as they are: how onnxruntime's kernels round them is the processor's."""
+        return Rounded(source, StoredModel(self._model), linear=False, head=False, progress=progress)
+
+    def near(self) -> Runner | None:
+        """The graph with the rounding of activations taken out."""
+        if not StoredModel(self._model).rounds():
+            return None
+        return OnnxRunner(self._model, self._interface, all_logits=True, rounding=False)
 
 
 class ExecutorchSubject:
@@ -102,6 +112,9 @@ class ExecutorchSubject:
         formats = formats_of(recipe)
         stored = StoredProgram(self._model, source.tensors.shapes, source.tied)
         return Rounded(source, stored, linear=formats.linear.dynamic, head=formats.head.dynamic, progress=progress)
+
+    def near(self) -> None:
+        """The program itself rounds as :meth:`rounded` does."""
 
 
 def subject_of(model: Path, interface: OnnxInterface | None) -> Subject:

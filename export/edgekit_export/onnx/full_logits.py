@@ -1,4 +1,4 @@
-"""The same weights with the logits of every position, for the gate."""
+"""The same weights with the logits of every position, and on request without rounding, for the gate."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from edgekit.errors import InputError
 from edgekit_export.onnx.files import MODEL
 from edgekit_export.onnx.interface import LOGITS
 from edgekit_export.onnx.positions import LAST
+from edgekit_export.onnx.unrounded import remove_rounding
 
 
-def full_logits_graph(directory: Path) -> bytes:
-    """The graph of ``directory/model.onnx`` with logits ``[1, n, vocab]``; its weights stay where they are."""
+def full_logits_graph(directory: Path, *, rounding: bool = True) -> bytes:
+    """The graph of ``directory/model.onnx`` with logits ``[1, n, vocab]``; its weights stay where they are.
+
+    Without ``rounding``, its products multiply float32 activations.
+    """
     import onnx
 
     model = onnx.load(directory / MODEL, load_external_data=False)
+    if not rounding:
+        remove_rounding(model.graph)
     cut = {node.output[0]: node.input[0] for node in model.graph.node if node.output[0].endswith(LAST)}
     if not cut:
         raise InputError(f"{directory / MODEL} was not written by this exporter: it has no last position to undo")
