@@ -46,7 +46,8 @@ ip link set lo up
 ip address add "$address" dev eth0
 ip link set eth0 up
 echo up
-# Not exec: as process 1 this shell also reaps what commands leave behind.
-env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root SHELL=/bin/sh ADBD_PORT=5555 \
+# Not exec: as process 1 this shell also reaps what commands leave behind. A device ignores no signals, also where the tests
+# run under nohup.
+env -i --default-signal PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root SHELL=/bin/sh ADBD_PORT=5555 \
     chroot --userspec="$user:$user" "$root" "$program" &
 wait
