@@ -31,6 +31,7 @@ constexpr std::size_t kAlign = 64;
 // The probe has one model loaded.
 const std::byte* mapped = nullptr;
 std::size_t mapped_size = 0;
+int mapped_descriptor = -1;
 
 bool within(std::size_t offset, std::size_t size, std::size_t whole) { return offset <= whole && size <= whole - offset; }
 
@@ -38,26 +39,30 @@ bool within(std::size_t offset, std::size_t size, std::size_t whole) { return of
 
 PagedFile::PagedFile(const char* path) {
   const auto failed = [path] { return Fault(Exit::kModel, "model", std::string("open ") + path + ": " + std::strerror(errno)); };
-  const int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+  descriptor_ = open(path, O_RDONLY | O_CLOEXEC);
   struct stat info;
-  if (descriptor < 0) throw failed();
-  if (fstat(descriptor, &info) == 0) {
+  if (descriptor_ < 0) throw failed();
+  if (fstat(descriptor_, &info) == 0) {
     size_ = static_cast<std::size_t>(info.st_size);
-    void* const at = mmap(nullptr, size_, PROT_READ, MAP_SHARED, descriptor, 0);
+    void* const at = mmap(nullptr, size_, PROT_READ, MAP_SHARED, descriptor_, 0);
     if (at != MAP_FAILED) begin_ = static_cast<const std::byte*>(at);
   }
-  const Fault fault = failed();
-  close(descriptor);
-  if (!begin_) throw fault;
+  if (!begin_) {
+    const Fault fault = failed();
+    close(descriptor_);
+    throw fault;
+  }
   // A token reads one row of the embedding, which is no reason to map 2 MiB.
   madvise(const_cast<std::byte*>(begin_), size_, MADV_NOHUGEPAGE);
   mapped = begin_;
   mapped_size = size_;
+  mapped_descriptor = descriptor_;
 }
 
 PagedFile::~PagedFile() {
   if (mapped == begin_) mapped = nullptr;
   munmap(const_cast<std::byte*>(begin_), size_);
+  close(descriptor_);
 }
 
 et::Result<et::FreeableBuffer> PagedFile::load(std::size_t offset, std::size_t size, const SegmentInfo&) const {
@@ -79,6 +84,13 @@ et::Error PagedFile::load_into(std::size_t offset, std::size_t size, const Segme
 }
 
 void PagedFile::let_go() const { edgekit::let_go(begin_, size_); }
+
+void read_mapped(const void* begin, std::size_t size, void* into) {
+  const auto file = reinterpret_cast<std::uintptr_t>(mapped), at = reinterpret_cast<std::uintptr_t>(begin);
+  const bool inside = mapped != nullptr && at >= file && within(at - file, size, mapped_size);
+  if (!inside || pread(mapped_descriptor, into, size, static_cast<off_t>(at - file)) != static_cast<ssize_t>(size))
+    std::memcpy(into, begin, size);
+}
 
 void let_go(const void* begin, std::size_t size) {
   const auto file = reinterpret_cast<std::uintptr_t>(mapped), at = reinterpret_cast<std::uintptr_t>(begin);

@@ -30,7 +30,11 @@ class PagedFile final : public executorch::runtime::DataLoader {
  private:
   const std::byte* begin_ = nullptr;
   std::size_t size_ = 0;
+  int descriptor_ = -1;
 };
+
+// Copies `size` bytes at `begin` to `into`: of a PagedFile without touching the mapping, which would map more.
+void read_mapped(const void* begin, std::size_t size, void* into);
 
 // Lets go of the pages that hold `size` bytes at `begin`, with those around them that the kernel mapped on the way, if
 // they lie in a PagedFile.
