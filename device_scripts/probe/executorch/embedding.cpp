@@ -1,5 +1,5 @@
-// The embedding stays in the program's file. Where a mapped row is touched the kernel maps 64 KiB, and to let go of them
-// again for each token makes decode slower. So rows are read from the file, and ExecuTorch's own kernel gets those alone.
+// The embedding stays in the program's file. Where a mapped row is touched the kernel maps 64 KiB, a text's rows many
+// megabytes. So rows are read from the file, and ExecuTorch's own kernel gets those alone.
 #include <algorithm>
 #include <cstdint>
 #include <iterator>
