@@ -109,7 +109,14 @@ class AdbServer:
             DeviceUnavailableError: no server, or no sensible answer.
         """
         try:
-            return parse_devices(self.ask("host:devices-l"))
+            try:
+                told = self.ask("host:devices-l")
+            except WireError as error:
+                if not isinstance(error.__cause__, ConnectionError):
+                    raise
+                # It crashed, as some releases do when a device vanishes while it is connected: another one is started.
+                told = self.ask("host:devices-l")
+            return parse_devices(told)
         except WireError as error:
             raise DeviceUnavailableError(f"list the devices of the adb server at {self}: {error}") from error
 
