@@ -39,12 +39,20 @@ def bundle_folder(given: Path | None) -> Path:
 
 def probe(folder: Path, threads: int, kernels: Kernels = "edgekit") -> Launches:
     """The native probe with an ONNX bundle."""
-    bundle, abi = check_bundle(folder), host_abi()
+    abi = host_abi()
+    if abi is None:
+        raise UnsupportedError("benchmark the probe: this needs a machine that the probe runs on")
+    return Launches(ensure_probe(abi), check_bundle(folder).identity, artefact(folder, abi, kernels), threads)
+
+
+def artefact(folder: Path, abi: str, kernels: Kernels = "runtime") -> OnnxArtefact:
+    """What the probe opens of an ONNX bundle, with or without our kernels."""
+    bundle = check_bundle(folder)
     runtime = bundle.runtime
-    if runtime.onnx is None or abi is None:
-        raise UnsupportedError("benchmark the probe: this needs an ONNX bundle and a machine the probe runs on")
+    if runtime.onnx is None:
+        raise UnsupportedError(f"{folder} is not an ONNX bundle")
     [model] = [file.path for file in bundle.files if file.role == "model"]
-    artefact = OnnxArtefact(
+    return OnnxArtefact(
         model_path=str((folder / model).resolve()),
         library_path=str(ensure_runtime(runtime.name, runtime.version, abi)),
         interface=runtime.onnx,
@@ -52,7 +60,6 @@ def probe(folder: Path, threads: int, kernels: Kernels = "edgekit") -> Launches:
         vocab=bundle.architecture.vocab,
         kernel_libraries=[str(ensure_kernels(abi))] if kernels == "edgekit" and kernels_fit(runtime, abi) else [],
     )
-    return Launches(ensure_probe(abi), bundle.identity, artefact, threads)
 
 
 def versions(folder: Path, kernels: Kernels = "edgekit") -> dict[str, str]:

@@ -14,12 +14,11 @@ import numpy as np
 
 from benchmarks import harness, ours
 from edgekit.deploy.probe_build import compile_arguments, probe_sources
-from edgekit.deploy.runtime_library import ensure_runtime
 from edgekit.deploy.toolchain import find_toolchain, host_abi
 from edgekit.errors import UnsupportedError
 from edgekit.schema import codec
 from edgekit.schema.integrity import check_bundle
-from edgekit.schema.plan import OnnxArtefact, Plan, Trial
+from edgekit.schema.plan import Plan, Trial
 
 #: The rate at which the memory is sampled by default.
 MEMORY_HZ = 10.0
@@ -33,21 +32,10 @@ ROUND_TIMEOUT_S = 120
 
 def plan_for(folder: Path, threads: int, abi: str) -> Plan:
     """One decode trial over the bundle."""
-    bundle = check_bundle(folder)
-    runtime = bundle.runtime
-    if runtime.onnx is None:
-        raise UnsupportedError(f"{folder} is not an ONNX bundle")
-    [model] = [file.path for file in bundle.files if file.role == "model"]
     return Plan(
         schema_version=Plan.SCHEMA_VERSION,
-        bundle=bundle.identity,
-        artefact=OnnxArtefact(
-            model_path=str((folder / model).resolve()),
-            library_path=str(ensure_runtime(runtime.name, runtime.version, abi)),
-            interface=runtime.onnx,
-            context_length=runtime.context_length,
-            vocab=bundle.architecture.vocab,
-        ),
+        bundle=check_bundle(folder).identity,
+        artefact=ours.artefact(folder, abi),
         threads=threads,
         affinity=None,
         loads=1,

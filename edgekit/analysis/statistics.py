@@ -250,7 +250,7 @@ def _in_turn(difference: Difference, values: Sequence[float], base: Sequence[flo
         uneven = modes.uneven()
         clustered = [uneven] if uneven else []
         noted = [modes.text(difference.step)]
-    state = stability(ratios)
+    state = own = stability(ratios)
     if thrown:
         state = Stability(throttled=True, reasons=thrown)
     elif clustered and (modes is not None or not state.stable):
@@ -260,8 +260,9 @@ def _in_turn(difference: Difference, values: Sequence[float], base: Sequence[flo
         state = replace(state, reasons=[*noted, *state.reasons])
     low, high = math.log(min(ratios)), math.log(max(ratios))
     nearest = max(low, -high)
-    # Two modes that show on a side move it by the step between them and no further.
-    step = math.fsum(_step(side) for side in (values, base)) if state.clusters and modes is None else 0.0
+    # Two modes that show on a side move it by the step between them and no further; what drifts has no such bound.
+    bounded = state.clusters and modes is None and not own.drifts
+    step = math.fsum(_step(side) for side in (values, base)) if bounded else 0.0
     return _Found(state, nearest > 0, nearest > (step or high - low))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -198,19 +199,25 @@ def _measure(
     windows = reference.text.windows
     for index, (window, wanted) in enumerate(zip(windows, reference.logits, strict=True)):
         progress(ProgressEvent("gate", index, len(windows), "windows"))
-        runner.reset()
-        start = 0
-        for logits in runner.pieces(window):
+        for start, logits in _read(runner, window):
             compare(divergence, wanted[start : start + len(logits)], logits, window, start)
             if expected is not None:
                 compare(near, expected.logits[index][start : start + len(logits)], logits, window, start)
             if index == 0 and start < PREFILL + STEPS:
                 beginning.append(np.array(logits[: PREFILL + STEPS - start]))
-            start += len(logits)
     progress(ProgressEvent("gate", len(windows), len(windows), "windows"))
     if not beginning or not divergence.kl:
         raise UnfaithfulError("gate: the context is too short to judge anything", hint="export with a longer context")
     return divergence, near, np.concatenate(beginning)
+
+
+def _read(runner: Runner, window: list[int]) -> Iterator[tuple[int, Logits]]:
+    """Logits of a text's positions, a piece at a time, each with its first position."""
+    runner.reset()
+    start = 0
+    for logits in runner.pieces(window):
+        yield start, logits
+        start += len(logits)
 
 
 class _SameRounding(NamedTuple):
@@ -242,11 +249,8 @@ def _check_rounding(
     windows = reference.text.windows
     for index, (window, wanted) in enumerate(zip(windows, expected.logits, strict=True)):
         progress(ProgressEvent("gate without rounding", index, len(windows), "windows"))
-        runner.reset()
-        start = 0
-        for logits in runner.pieces(window):
+        for start, logits in _read(runner, window):
             compare(near, wanted[start : start + len(logits)], logits, window, start)
-            start += len(logits)
     window, wanted = windows[0], expected.logits[0]
     prefill, end = _prompt_and_end(window, context_length)
     runner.reset()
