@@ -289,6 +289,14 @@ def test_clusters_are_a_doubt_no_wider_than_the_step_between_them() -> None:
     assert statistics.judge(found, found.p, near, base)[0] == "unstable"
 
 
+def test_what_drifts_has_no_such_bound() -> None:
+    base = [118.0 if index % 2 else 100.0 for index in range(10)]
+    values = [150.0 * 1.054**index for index in range(10)]
+    found = statistics.compare_paired(values, base)
+    assert found.p < 0.05
+    assert statistics.judge(found, found.p, values, base)[0] == "unstable"
+
+
 def test_a_throttled_side_gets_no_verdict_however_far_it_is() -> None:
     base = [100 + 0.5 * (index % 3) for index in range(10)]
     values = [value * (3.0 if index < 6 else 2.4) for index, value in enumerate(base)]
