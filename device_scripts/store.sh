@@ -156,7 +156,9 @@ survey() { # DIRECTORY THOROUGH
         else
             rm -f "$object.at" 2>/dev/null
             # A device that failed before a file that arrives had its name (see AdbdDevice.push).
-            [ -e "$object.part" ] || [ ! -e "$object.part.part" ] || mv "$object.part.part" "$object.part" 2>/dev/null
+            for part in "$object.part".*.part; do
+                [ -e "$object.part" ] || [ ! -e "$part" ] || mv "$part" "$object.part" 2>/dev/null
+            done
             wanted="$wanted $sha.part"
             echo "missing $sha"
         fi

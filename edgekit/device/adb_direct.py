@@ -71,7 +71,7 @@ class DirectDevice(AdbdDevice):
 
     def _connected(self) -> Connection:
         with self._connecting:
-            if self._connection is not None and self._connection.lost:
+            if self._connection is not None and not self._connection.answers():
                 self._connection.close()
                 self._connection = None
             if self._connection is None:

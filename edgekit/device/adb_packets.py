@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -38,6 +39,8 @@ AUTHORIZATION_TIMEOUT_S = 30.0
 WRITE_TIMEOUT_S = 30.0
 #: Who waits looks this often whether the connection was closed.
 READ_POLL_S = 1.0
+#: A device that restarts is away for longer: of a connection over which something came since then, nothing is asked.
+HEARD_LATELY_S = 0.02
 #: Of a stream that nobody reads, so much is taken in before the device has to wait.
 WINDOW_BYTES = 4 * MAX_PAYLOAD
 
@@ -130,6 +133,8 @@ class Connection:
         self._changed = threading.Condition()
         self._reading = False
         self._waiting = 0
+        #: When the last packet came (``time.monotonic``).
+        self._heard = 0.0
         self._streams: dict[int, Stream] = {}
         self._numbers = itertools.count(1)
         self._lost: str | None = None
@@ -155,6 +160,26 @@ class Connection:
             self._reading = True
         self._lead(0.0)
         return self._lost is not None
+
+    def answers(self) -> bool:
+        """Whether the device's adbd still knows this connection; one over which nothing ran lately is tried.
+
+        A device that lost its power says no farewell, and after its start knows nothing of the connection. A command
+        sent over it would be lost, and nobody could tell whether it had run.
+        """
+        # Before looking, which may find what the device said long ago.
+        lately = time.monotonic() - self._heard < HEARD_LATELY_S
+        if self.lost:
+            return False
+        if lately or self._streams:
+            return True
+        try:
+            self.open(b"sync:", Deadline(HELLO_TIMEOUT_S)).close()
+        except RefusedError:
+            return True
+        except WireError:
+            return False
+        return True
 
     def open(self, service: bytes, deadline: Deadline) -> Stream:
         """A stream to a service of adbd.
@@ -342,6 +367,7 @@ class Connection:
             return None
         command, arg0, arg1, _, _, _ = _HEADER.unpack(self._header)
         payload, self._payload, self._got = self._payload, None, 0
+        self._heard = time.monotonic()
         return command, arg0, arg1, payload
 
     def _fill(self, buffer: bytearray, timeout: float) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import secrets
 import struct
 import threading
 from abc import ABC, abstractmethod
@@ -82,6 +83,8 @@ class AdbdDevice(ABC):
         root = root if root is not None else os.environ.get("EDGEKIT_DEVICE_ROOT") or None
         self._root = None if root is None else check_remote_path(root)
         self._features: frozenset[str] | None = None
+        #: Where a copy that this object made was cut (see :meth:`_name_to_send`).
+        self._cut: set[str] = set()
         self._lock = threading.Lock()
 
     @property
@@ -163,10 +166,8 @@ class AdbdDevice(ABC):
         with source:
             stat = os.fstat(source.fileno())
             deadline = Deadline(copy_timeout(stat.st_size) if timeout is None else timeout)
-            # adbd removes a file that it could not finish, by its name. Of a large one, what has arrived is worth
-            # keeping, so it gets its real name while it is written.
-            sending = f"{remote}.part" if stat.st_size >= RESUMABLE_BYTES else remote
-            with self._talk(f"push {local.name} to {remote}", deadline) as wire:
+            sending = self._name_to_send(remote, stat.st_size)
+            with self._remembering(remote), self._talk(f"push {local.name} to {remote}", deadline) as wire:
                 wire.request(b"sync:")
                 # 0o100644: a regular file; what may be executed is marked after it was verified.
                 sync_request(wire, b"SEND", f"{sending},{0o100644}".encode("utf-8", "surrogateescape"))
@@ -200,6 +201,27 @@ class AdbdDevice(ABC):
             if sending != remote and self.stat(sending) is not None and not self._rename(sending, remote):
                 raise DeviceFailedError(f"push {local.name} to {remote}: cannot rename {sending}", device=self.name)
             progress(ProgressEvent("push", done, stat.st_size, "bytes", local.name))
+
+    def _name_to_send(self, remote: str, size: int) -> str:
+        """The name under which a file arrives.
+
+        adbd removes a file that it could not finish, by its name, and only when it sees that nobody sends any more.
+        Of a large one, what has arrived is worth keeping, so it gets its real name while it is written. And no name
+        under which a copy was cut is used again: what is written there may still be removed.
+        """
+        with self._lock:
+            plain = size < RESUMABLE_BYTES and remote not in self._cut
+        return remote if plain else f"{remote}.{secrets.token_hex(4)}.part"
+
+    @contextlib.contextmanager
+    def _remembering(self, remote: str) -> Iterator[None]:
+        """Keep in mind that a copy to ``remote`` was cut, when it is."""
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                self._cut.add(remote)
+            raise
 
     def append(
         self, local: Path, remote: str, offset: int, *, progress: Progress = silent, timeout: float | None = None

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import board as boards
@@ -331,6 +332,20 @@ def test_a_copy_that_is_late_ends(device: Device, place: str, tmp_path: Path) ->
     with pytest.raises(DeviceFailedError, match="not done after"):
         device.pull(f"{place}/f", tmp_path / "g", timeout=0.001)
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["f"]
+
+
+@pytest.mark.parametrize("mib", [1, 20])
+def test_a_copy_that_was_cut_takes_nothing_from_the_next(device: Device, place: str, tmp_path: Path, mib: int) -> None:
+    """adbd removes what it could not finish when it sees that nobody sends any more: by then the next has begun."""
+    data = os.urandom(mib * MIB)
+    (tmp_path / "f").write_bytes(data)
+    for attempt in range(10):
+        with suppress(DeviceFailedError):
+            device.push(tmp_path / "f", f"{place}/f", timeout=0.001 * (attempt % 3 + 1))
+        device.push(tmp_path / "f", f"{place}/f")
+        found = device.stat(f"{place}/f")
+        assert found is not None, f"attempt {attempt}"
+        assert found.size == len(data)
 
 
 def test_stat(device: Device, place: str) -> None:

@@ -251,7 +251,7 @@ def test_what_arrived_before_it_had_its_name_is_used(device: Userland, tmp_path:
     big = file(tmp_path, "weights", data)
     (tmp_path / "left").write_bytes(data[:MIB])
     device.run(["mkdir", "-p", f"{device.root}/objects"])
-    device.plain.push(tmp_path / "left", f"{device.root}/objects/{big.sha256}.part.part")
+    device.plain.push(tmp_path / "left", f"{device.root}/objects/{big.sha256}.part.0a1b2c3d.part")
     placed = Store(device).place("bundles", [big])
     assert placed.bytes_sent == 2 * MIB
     assert content(device, f"{placed.directory}/weights") == data
