@@ -50,7 +50,16 @@ def section(result: dict[str, Any]) -> str:
     known = result["name"] in tables.TITLES
     title = f"{ours}, beside {theirs}" if known else result["name"].replace("-", " ")
     parts = [f"## {title[0].upper()}{title[1:]}"]
-    parts += [about(result["name"]), f"```sh\nmake bench NAME={result['name']}\n```"]
+    parts += [about(result["name"]), f"```sh\nmake bench NAME={result['name']}\n```", *found(result)]
+    other = tables.elsewhere(result["name"])
+    if other is not None:
+        parts += ["On another machine:", *found(other)]
+    return "\n\n".join(parts)
+
+
+def found(result: dict[str, Any]) -> list[str]:
+    """What one measurement found, and where."""
+    parts = []
     if result.get("sizes"):
         parts.append(tables.sizes_of(result))
     if result["rows"]:
@@ -59,8 +68,7 @@ def section(result: dict[str, Any]) -> str:
         parts.append(tables.limits_of(result))
     if "bounds" in result:
         parts.append(tables.bounds_of(result))
-    parts.append(f"{tables.place(result)}; {tables.versions(result)}.")
-    return "\n\n".join(parts)
+    return [*parts, f"{tables.place(result)}; {tables.versions(result)}."]
 
 
 def about(name: str) -> str:

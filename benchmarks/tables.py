@@ -32,6 +32,12 @@ def load() -> list[dict[str, Any]]:
     return sorted(every, key=lambda result: order.index(result["name"]) if result["name"] in TITLES else len(order))
 
 
+def elsewhere(name: str) -> dict[str, Any] | None:
+    """The same benchmark as it was on another machine, where that is worth showing."""
+    path = RESULTS / "elsewhere" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
 def sides(result: dict[str, Any]) -> tuple[str, str]:
     """What stands beside what."""
     return TITLES.get(result["name"], (result["name"], "its peer"))
@@ -130,6 +136,8 @@ def place(result: dict[str, Any]) -> str:
     machine = result["machine"]
     load = (machine.get("load_average") or {}).get("before") or 0
     remark = f" (others kept the machine busy: load average {load:.0f})" if load > machine["cpus"] else ""
+    if result.get("bounds", {}).get("peer_without_amx"):
+        remark += " (llama.cpp without its AMX kernels, which fault as GCC 12 builds them)"
     return f"{result['measured_at'][:10]} on {machine['cpu_model']}, {machine['cpus']} cores{remark}"
 
 

@@ -62,7 +62,7 @@ class ProfiledPass:
 
 @dataclass(frozen=True)
 class ProfiledSample:
-    """One trial of a profiled launch and its passes: one for a prefill, one a token for a decode."""
+    """One trial of a profiled launch and its passes: one a token for a decode; a long prefill takes several."""
 
     launch: int
     threads: int
@@ -368,10 +368,13 @@ def clock_offset(sample: ProfiledSample) -> tuple[int, int] | None:
     their tokens: one of the clocks jumped.
     """
     edges = [sample.result.start_ns, *sample.result.token_ns]
-    if len(edges) != len(sample.passes) + 1 or not sample.passes:
+    spans = [(entry.start_ns, entry.end_ns) for entry in sample.passes]
+    if sample.trial.kind == "prefill" and spans:
+        spans = [(spans[0][0], spans[-1][1])]
+    if len(edges) != len(spans) + 1 or not spans:
         return None
-    low = max(before - entry.start_ns for (before, _), entry in zip(pairwise(edges), sample.passes, strict=True))
-    high = min(after - entry.end_ns for (_, after), entry in zip(pairwise(edges), sample.passes, strict=True))
+    low = max(before - start for (before, _), (start, _) in zip(pairwise(edges), spans, strict=True))
+    high = min(after - end for (_, after), (_, end) in zip(pairwise(edges), spans, strict=True))
     # A profile in whole microseconds rounds both ends.
     if low > high + 2000:
         return None

@@ -109,6 +109,11 @@ class OnnxInterface(msgspec.Struct, frozen=True, kw_only=True):
     logits_positions: Literal["last", "all"] = "last"
 
 
+#: Tokens that one pass of an ExecuTorch program takes at most; a longer prompt takes several. What XNNPACK plans it
+#: plans for as many as the program says, and takes that memory whatever is run: 22 MB of SmolLM2-135M for 2048.
+EXECUTORCH_PASS_TOKENS = 128
+
+
 class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     """What must run on the device to execute the bundle."""
 

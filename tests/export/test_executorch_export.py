@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Mixtr
 from edgekit.errors import InputError, UnfaithfulError, UnsupportedError
 from edgekit.schema.integrity import check_bundle
 from edgekit.schema.recipe import load_recipe, recipe_names, with_kv_cache
+from edgekit_export.executorch import decoder
 from edgekit_export.executorch.decoder import build_decoder
 from edgekit_export.executorch.formats import formats_of
 from edgekit_export.executorch.masks import read_mask
@@ -111,6 +112,29 @@ def test_families_compute_what_eager_computes(name: str, tmp_path: Path) -> None
 def test_features_that_attention_or_layout_must_know(name: str, tmp_path: Path) -> None:
     """Soft caps with windows, ALiBi, short convolutions, learned positions, interleaved and partial rotation."""
     assert run_against_eager(families.family(name).config(), tmp_path / "model.pte") < 1e-4
+
+
+@pytest.mark.parametrize("name", ["smollm2", "gemma2", "bloom", "lfm2", "gpt2", "cohere"])
+def test_a_prompt_in_several_passes_is_the_same_prompt(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Masks, positions and the last inputs of convolutions go on where the pass before ended."""
+    monkeypatch.setattr(decoder, "PASS_TOKENS", 5)
+    assert run_against_eager(families.family(name).config(), tmp_path / "model.pte") < 1e-4
+
+
+def test_a_longer_context_takes_cache_and_nothing_else(tmp_path: Path) -> None:
+    def activations(context: int) -> int:
+        config = FAMILIES["qwen2, biases"]
+        weights = {
+            name: torch.zeros(tuple(p.shape)) for name, p in AutoModelForCausalLM.from_config(config).named_parameters()
+        }
+        store = TensorStore({name: tuple(tensor.shape) for name, tensor in weights.items()}, weights.__getitem__)
+        made = write_program(build_decoder(config, context=context), store, load_recipe("fp32"), tmp_path / "model.pte")
+        return made.planned_bytes - made.kv_cache_bytes
+
+    assert activations(decoder.PASS_TOKENS // 2) < activations(decoder.PASS_TOKENS)
+    assert activations(4 * decoder.PASS_TOKENS) == activations(decoder.PASS_TOKENS)
 
 
 def test_an_int8_cache_is_close_to_a_float_one_and_refused_where_attention_cannot_read_it(tmp_path: Path) -> None:

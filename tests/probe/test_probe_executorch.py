@@ -247,11 +247,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     weights = {name: parameter.detach() * 4 for name, parameter in model.named_parameters()}
     store = TensorStore({name: tuple(tensor.shape) for name, tensor in weights.items()}, weights.__getitem__)
-    decoder = build_decoder(config, context=CONTEXT)
+    made = build_decoder(config, context=CONTEXT)
 
     def write(recipe: str) -> Path:
         path = tmp_path_factory.mktemp("program") / f"{recipe}.pte"
-        write_program(decoder, store, load_recipe(recipe), path)
+        write_program(made, store, load_recipe(recipe), path)
         return path
 
     return write
@@ -319,6 +319,22 @@ def test_the_probe_computes_what_the_host_computed(launch, program: Path, golden
     for result in results:
         assert result.token_ns == sorted(result.token_ns)
         assert result.start_ns < result.token_ns[0]
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "w4a8", "fp32-kv8"])
+@pytest.mark.parametrize("at_most", [1, 9, 34])
+def test_a_prompt_in_several_passes_is_the_same_prompt(
+    launch, written: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, recipe: str, at_most: int
+) -> None:
+    """35 tokens, in one pass on the host and in 35, 4 or 2 in the probe."""
+    from edgekit_export.executorch import decoder
+
+    record = golden_of(written(recipe))
+    monkeypatch.setattr(decoder, "PASS_TOKENS", at_most)
+    outcome = launch(plan_for(written(recipe), TRIALS, record))
+    found = outcome.only(GoldenResult)
+    assert float(np.abs(np.array(found.logits) - np.array(record.logits)).max()) < record.tolerance
+    assert [len(result.token_ns) for result in outcome.all(TrialResult)] == [1, 8, 1, 5]
 
 
 def test_own_products_can_be_left_out_and_change_no_bit(launch, program: Path, golden: Golden) -> None:

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -112,6 +113,9 @@ class ExecutorchModel {
     if (meta.num_inputs() != 2 || meta.num_outputs() != 1)
       fail_model("the program has " + std::to_string(meta.num_inputs()) + " inputs and " +
                  std::to_string(meta.num_outputs()) + " outputs, not tokens, positions and logits");
+    const et::TensorInfo tokens = checked(meta.input_tensor_meta(0), "read the shape of its tokens");
+    if (tokens.sizes().size() != 2 || tokens.sizes()[1] < 1) fail_model("the program's tokens are not [1, n]");
+    pass_tokens_ = tokens.sizes()[1];
     for (std::size_t i = 0; i < meta.num_memory_planned_buffers(); ++i) {
       const auto size =
           static_cast<std::size_t>(checked(meta.memory_planned_buffer_size(i), "read the planned memory"));
@@ -155,11 +159,12 @@ class ExecutorchModel {
     return tokens_.data();
   }
 
-  void run_prepared() { run(prepared_); }
+  // Each returns how many passes it took, and begins none once it is cancelled.
+  std::int64_t run_prepared(const std::atomic<bool>& cancelled) { return run(prepared_, cancelled); }
 
-  void step(std::int64_t token) {
+  std::int64_t step(std::int64_t token, const std::atomic<bool>& cancelled) {
     tokens_[0] = token;
-    run(1);
+    return run(1, cancelled);
   }
 
   void rewind(std::int64_t positions) { past_ = positions; }
@@ -215,7 +220,20 @@ class ExecutorchModel {
   using TensorSize = executorch::aten::SizesType;
   static constexpr std::size_t kAlign = 64;
 
-  void run(std::int64_t count) {
+  // In as few passes as the program allows, as even as they can be: a new length is planned anew.
+  std::int64_t run(std::int64_t count, const std::atomic<bool>& cancelled) {
+    const std::int64_t passes = (count + pass_tokens_ - 1) / pass_tokens_;
+    for (std::int64_t pass = 0, done = 0; pass < passes; ++pass) {
+      if (cancelled) throw Fault(Exit::kRun, "run", "cancelled");
+      const std::int64_t now = (count - done + passes - pass - 1) / (passes - pass);
+      tokens_tensor_->set_data(tokens_.data() + done);
+      run_pass(now);
+      done += now;
+    }
+    return passes;
+  }
+
+  void run_pass(std::int64_t count) {
     for (std::int64_t i = 0; i < count; ++i) positions_[static_cast<std::size_t>(i)] = past_ + i;
     const TensorSize token_sizes[] = {1, static_cast<TensorSize>(count)};
     const TensorSize position_sizes[] = {static_cast<TensorSize>(count)};
@@ -259,6 +277,7 @@ class ExecutorchModel {
   std::optional<TensorImpl> tokens_tensor_;
   std::optional<TensorImpl> positions_tensor_;
   std::int64_t huge_bytes_ = 0;
+  std::int64_t pass_tokens_ = 0;
   std::int64_t prepared_ = 0;
   std::int64_t past_ = 0;
   const float* logits_ = nullptr;
@@ -294,15 +313,11 @@ void ExecutorchEngine::rewind(std::int64_t positions) { model_->rewind(positions
 std::int64_t* ExecutorchEngine::prepare_prefill(std::int64_t count) { return model_->prepare(count); }
 
 void ExecutorchEngine::prefill() {
-  if (cancelled_) throw Fault(Exit::kRun, "run", "cancelled");
-  ++passes_;
-  model_->run_prepared();
+  passes_ += model_->run_prepared(cancelled_);
 }
 
 void ExecutorchEngine::step(std::int64_t token) {
-  if (cancelled_) throw Fault(Exit::kRun, "run", "cancelled");
-  ++passes_;
-  model_->step(token);
+  passes_ += model_->step(token, cancelled_);
 }
 
 const char* ExecutorchEngine::write_profile() {

@@ -22,6 +22,8 @@ struct TrialTimes {
   std::int64_t start_ns = 0;
   std::int64_t end_ns = 0;
   std::vector<std::int64_t> token_ns;
+  // Forward passes: one a token of a decode; a prefill may take several.
+  std::int64_t passes = 0;
   RegionUse use;
 };
 

@@ -119,8 +119,7 @@ void Launch::run_trials(const Plan& plan) {
     events_.trial_start(trial.id);
     const auto tell = [&](const TrialTimes& times) {
       events_.trial(times);
-      const auto passes = static_cast<std::int64_t>(times.token_ns.size());
-      profiled_.push_back({trial.id, engine_->passes() - passes, passes});
+      profiled_.push_back({trial.id, engine_->passes() - times.passes, times.passes});
       flush_samples();
     };
     const TrialTimes* times = &runner.run(trial);

@@ -111,6 +111,7 @@ const TrialTimes& TrialRunner::run_again(const Trial& trial) {
 }
 
 const TrialTimes& TrialRunner::time(const Trial& trial) {
+  const std::int64_t before = engine_.passes();
   meter_.begin();
   timed_region_begins();
   if (trial.kind == Trial::Kind::kPrefill) time_prefill();
@@ -118,6 +119,7 @@ const TrialTimes& TrialRunner::time(const Trial& trial) {
   timed_region_ended(trial.id);
   times_.use = meter_.end();
   times_.end_ns = times_.token_ns.back();
+  times_.passes = engine_.passes() - before;
   return times_;
 }
 

@@ -19,6 +19,7 @@ from edgekit.analysis.accounting.decoder import Decoder
 from edgekit.analysis.accounting.formats import Formats, formats_of
 from edgekit.analysis.accounting.memory import cache_bytes, working_bytes
 from edgekit.analysis.accounting.stored import stored_bytes
+from edgekit.schema.bundle import EXECUTORCH_PASS_TOKENS
 from edgekit.schema.recipe import RecipeProfile
 
 #: Bytes that become resident around a row of a mapped file: 64 KiB (fault_around_bytes) at least, more where the page
@@ -62,6 +63,11 @@ class Request:
     longest_pass: int
     filled: int
     tokens: int
+
+
+def longest_pass(prompt: int, runtime: str) -> int:
+    """Tokens that are computed at once of a prompt."""
+    return min(prompt, EXECUTORCH_PASS_TOKENS) if runtime == "executorch" else prompt
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from edgekit.analysis.accounting.blocks import uniform
 from edgekit.analysis.accounting.decoder import Decoder
 from edgekit.analysis.accounting.formats import formats_of
-from edgekit.analysis.accounting.resident import PROCESS_BYTES, SPREAD, Request, resident
+from edgekit.analysis.accounting.resident import PROCESS_BYTES, SPREAD, Request, longest_pass, resident
 from edgekit.analysis.accounting.stored import stored_bytes
 from edgekit.analysis.estimator.amounts import amounts
 from edgekit.analysis.estimator.rating import DEVIATE, UsedRates, rates_for, time_of
@@ -94,7 +94,7 @@ def expect(
     passes = list(passes_of(protocol))
     longest = max((new for new, _, _ in passes), default=1)
     filled = max((depth + (new if new > 1 else times) for new, depth, times in passes), default=1)
-    request = Request(context, min(longest, context), min(filled, context), min(filled, context))
+    request = Request(context, longest_pass(min(longest, context), runtime), min(filled, context), min(filled, context))
     peak = peak_memory(decoder, recipe, runtime, request)
     seconds = None
     if profile is not None:

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from edgekit.analysis.accounting.decoder import Decoder
 from edgekit.analysis.accounting.formats import formats_of
 from edgekit.analysis.accounting.memory import WorkingBytes, working_bytes
-from edgekit.analysis.accounting.resident import MANY_TOKENS, PROCESS_BYTES, SPREAD, Request, Resident, resident
+from edgekit.analysis.accounting.resident import (
+    MANY_TOKENS,
+    PROCESS_BYTES,
+    SPREAD,
+    Request,
+    Resident,
+    longest_pass,
+    resident,
+)
 from edgekit.analysis.accounting.stored import StoredBytes, stored_bytes
 from edgekit.analysis.estimator.amounts import amounts
 from edgekit.analysis.estimator.rating import DEVIATE, UsedRates, priced, rates_for
@@ -116,7 +124,7 @@ def estimate(
     speeds = rates_for(device, runtime, threads)
     formats = formats_of(decoder, recipe, runtime)
     process = device.overheads.process_mib * MIB if runtime == "onnxruntime" else PROCESS_BYTES[runtime]
-    seen = Request(context, prompt, prompt + generated, prompt + generated)
+    seen = Request(context, longest_pass(prompt, runtime), prompt + generated, prompt + generated)
     peak = _memory("peak memory", resident(decoder, recipe, runtime, seen), runtime, process)
     # One conversation after the other looks up every row in the end.
     filled = dataclasses.replace(seen, filled=context, tokens=MANY_TOKENS)

@@ -8,6 +8,7 @@ from transformers import PretrainedConfig
 
 from edgekit.errors import UnsupportedError
 from edgekit.progress import Progress, ProgressEvent, silent
+from edgekit.schema.bundle import EXECUTORCH_PASS_TOKENS as PASS_TOKENS
 from edgekit_export.executorch.graph import Op, Section, Shape, Table, Value, renamed, structure
 from edgekit_export.executorch.lower import Lowering
 from edgekit_export.executorch.masks import POSITIONS, mask_ops, positions_table
@@ -31,6 +32,11 @@ class Decoder:
     logits: Value
     tables: dict[str, Table]
     context: int
+
+    @property
+    def pass_tokens(self) -> int:
+        """Tokens that one pass takes at most."""
+        return min(self.context, PASS_TOKENS)
 
     def table_shape(self, name: str) -> Shape:
         """Shape of a table's looked-up rows."""

@@ -58,14 +58,14 @@ class NamedData:
         self.format_of = format_of
 
 
-def build_delegate(ops: list[Op], outputs: list[Value], context: int, named: NamedData) -> Delegate:
-    """One delegate that computes ``ops``; ``outputs`` are the values that others use."""
-    return _Builder(ops, outputs, context, named).build()
+def build_delegate(ops: list[Op], outputs: list[Value], tokens: int, named: NamedData) -> Delegate:
+    """One delegate that computes ``ops`` for up to ``tokens``; ``outputs`` are the values that others use."""
+    return _Builder(ops, outputs, tokens, named).build()
 
 
 class _Builder:
-    def __init__(self, ops: list[Op], outputs: list[Value], context: int, named: NamedData) -> None:
-        self._ops, self._context, self._named = ops, context, named
+    def __init__(self, ops: list[Op], outputs: list[Value], tokens: int, named: NamedData) -> None:
+        self._ops, self._tokens, self._named = ops, tokens, named
         made = {op.output.name for op in ops}
         seen: dict[str, Value] = {}
         for op in ops:
@@ -123,7 +123,7 @@ class _Builder:
         return len(self._values) - 1
 
     def _sized(self, value: Value) -> tuple[int, ...]:
-        return largest(value.shape, self._context)
+        return largest(value.shape, self._tokens)
 
     def _value(self, value: Value) -> int:
         if value.name not in self._ids:

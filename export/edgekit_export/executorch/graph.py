@@ -20,10 +20,10 @@ class More(NamedTuple):
 Shape = tuple[Any, ...]
 
 
-def largest(shape: Shape, context: int) -> tuple[int, ...]:
-    """The shape for as many tokens as the context holds."""
+def largest(shape: Shape, tokens: int) -> tuple[int, ...]:
+    """The shape for a pass of so many tokens."""
     return tuple(
-        context if size is None else context + size.tokens if isinstance(size, More) else int(size) for size in shape
+        tokens if size is None else tokens + size.tokens if isinstance(size, More) else int(size) for size in shape
     )
 
 

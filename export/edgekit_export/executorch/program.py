@@ -190,7 +190,7 @@ class _Assembler:
             schema.Tensor(
                 scalar_type=kind,
                 storage_offset=0,
-                sizes=list(largest(shape, self._context)),
+                sizes=list(largest(shape, self._decoder.pass_tokens)),
                 dim_order=list(range(len(shape))),
                 requires_grad=False,
                 layout=0,
@@ -377,7 +377,7 @@ class _Assembler:
         if not ops:
             return
         outputs = [op.output for op in ops if last_use.get(op.output.name, -1) >= upto]
-        delegate = build_delegate(ops, outputs, self._context, self._named)
+        delegate = build_delegate(ops, outputs, self._decoder.pass_tokens, self._named)
         arguments = [self._ids[value.name] for value in delegate.inputs]
         when = len(self._instructions)
         arguments += [self._new(value) for value in delegate.outputs]

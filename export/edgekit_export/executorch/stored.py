@@ -83,10 +83,10 @@ class StoredProgram:
 
     def rotary(self) -> list[np.ndarray[Any, np.dtype[np.float64]]]:
         """The rotary tables that are looked up by position, ``[context, dim]`` each."""
-        plan = self.program.execution_plan[0]
-        tokens: Any = plan.values[plan.inputs[0]].val
         keys = sorted(key for key in self._named if key.startswith(f"{TABLE}rotary."))
-        return [self._array(key, np.float32).numpy().astype(np.float64).reshape(tokens.sizes[-1], -1) for key in keys]
+        return [
+            self._array(key, np.float32).numpy().astype(np.float64).reshape(self._positions(key), -1) for key in keys
+        ]
 
     def values(self, matrix: StoredMatrix) -> torch.Tensor:
         """The float32 weight that the stored numbers stand for, in the order in which it is multiplied."""
@@ -109,6 +109,16 @@ class StoredProgram:
         else:
             scales = self._array(key + SCALES, np.int16).view(torch.bfloat16)
         return unpack(Packed(Format("int4-block", block=matrix.block), shape, data, scales.reshape(shape[0], -1)))
+
+    def _positions(self, key: str) -> int:
+        """How many positions a table of ``[context, ...]`` or ``[1, context, ...]`` has."""
+        constants = self.program.constant_segment.offsets
+        for value in self.program.execution_plan[0].values:
+            sizes: Any = getattr(value.val, "sizes", None)
+            buffer = getattr(value.val, "data_buffer_idx", 0)
+            if sizes and 0 < buffer < len(constants) and constants[buffer] == self._named[key].offset:
+                return int(next(size for size in sizes if size != 1))
+        raise InputError(f"find the table {key}: the program does not use it", hint="the export is damaged")
 
     def _storage(self, key: str, size: int, shape: tuple[int, ...]) -> tuple[int, int | None]:
         scales = self._named.get(key + SCALES)

@@ -40,6 +40,7 @@ class ExecutorchRunner(Runner):
             raise InputError(f"load {model}: {error}", hint="the export is damaged; make it again") from error
         self._path = model
         self._all_logits = all_logits
+        self._pass_tokens: int | None = None
         self.past = 0
 
     def reset(self) -> None:
@@ -56,8 +57,10 @@ class ExecutorchRunner(Runner):
             UnfaithfulError: logits that are not finite, or operators that ExecuTorch does not have.
             InputError: ExecuTorch cannot run the program.
         """
-        calls = [[token] for token in tokens] if self._all_logits else [tokens]
-        logits: Logits = np.concatenate([self._call(call) for call in calls])
+        size = 1 if self._all_logits else self._most_at_once()
+        calls = [tokens[start : start + size] for start in range(0, len(tokens), size)]
+        rows = [self._call(call) for call in calls]
+        logits: Logits = np.concatenate(rows if self._all_logits else rows[-1:])
         if not np.isfinite(logits).all():
             raise UnfaithfulError(
                 f"the export computes logits that are not finite after {self.past} tokens",
@@ -72,6 +75,15 @@ class ExecutorchRunner(Runner):
             return
         for start in range(0, len(tokens), _PIECE):
             yield self.forward(tokens[start : start + _PIECE])
+
+    def _most_at_once(self) -> int:
+        """Tokens that a pass of the program takes at most."""
+        if self._pass_tokens is None:
+            try:
+                self._pass_tokens = int(self._module.method_meta("forward").input_tensor_meta(0).sizes()[1])
+            except RuntimeError as error:
+                raise _failed(self._path, error) from error
+        return self._pass_tokens
 
     def _call(self, tokens: list[int]) -> Logits:
         import torch
