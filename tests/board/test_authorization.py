@@ -30,7 +30,7 @@ from edgekit.cli.main import _exit_code
 from edgekit.device import adb_packets
 from edgekit.device.adb_server import AdbServer
 from edgekit.device.discover import list_devices, resolve
-from edgekit.errors import DeviceUnavailableError, InputError, UnauthorizedError
+from edgekit.errors import DeviceUnavailableError, EdgekitError, InputError, UnauthorizedError
 
 pytestmark = [pytest.mark.board, *([] if boards.authorizing_adbd_made() else [pytest.mark.slow])]
 
@@ -260,7 +260,14 @@ def test_a_device_that_trusts_this_host_no_more(board: Board, kind: str, tmp_pat
     board.keys.write_bytes(b"")
     board.restart()
     if kind == "adb":
-        wait_until(lambda: server.state(board.serial) != "device")
+
+        def noticed() -> bool:
+            # The board went without a word: the server learns of it when it sends something.
+            with suppress(EdgekitError):
+                device.run(["true"], timeout=5)
+            return server.state(board.serial) != "device"
+
+        wait_until(noticed)
         server.disconnect(board.serial)
         server.connect(board.serial)
     for attempt in (
