@@ -33,7 +33,7 @@ def load() -> list[dict[str, Any]]:
 
 
 def elsewhere(name: str) -> dict[str, Any] | None:
-    """The same benchmark as it was on another machine, where that is worth showing."""
+    """The same benchmark on another machine, made there with ``--out benchmarks/results/elsewhere/NAME.json``."""
     path = RESULTS / "elsewhere" / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 

@@ -7,6 +7,7 @@ import itertools
 import struct
 from collections.abc import Callable
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -90,6 +91,40 @@ def test_what_a_stream_says_arrives_whole_and_is_acknowledged(said: list[bytes],
         heard += buffer[:count]
     assert bytes(heard) == b"".join(said)
     assert bytes(script.sent).count(packet(OKAY, 1, 7)) == len(said)
+
+
+@pytest.mark.parametrize(
+    ("said", "answers"),
+    [([packet(OKAY, 7, 1)], True), ([packet(CLSE, 0, 1)], True), ([], False), ([packet(0)], False)],
+    ids=["opens", "refuses", "hangs up", "knows nothing"],
+)
+def test_a_connection_over_which_nothing_ran_lately_is_tried(
+    said: list[bytes], answers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = Script(packet(*HELLO), [])
+    connection = Connection(script, no_keys, "adb-direct:x")
+    # What is said lies there only once it was asked for.
+    write, asked = script.write, packet(OPEN, 1, 0, b"sync:\0")
+
+    def answering(data: memoryview, timeout: float) -> int:
+        count = write(data, timeout)
+        if bytes(script.sent).endswith(asked):
+            script._data += b"".join(said)
+        return count
+
+    def nothing_yet(view: memoryview, timeout: float) -> int | None:
+        return script_read(view, timeout) if timeout else None
+
+    script_read = script.read_into
+    monkeypatch.setattr(script, "write", answering)
+    monkeypatch.setattr(script, "read_into", nothing_yet)
+    before = len(script.sent)
+    monkeypatch.setattr(adb_packets, "HEARD_LATELY_S", 3600.0)
+    assert connection.answers()
+    assert len(script.sent) == before, "lately heard of: nothing is asked"
+    monkeypatch.setattr(adb_packets, "HEARD_LATELY_S", 0.0)
+    assert connection.answers() is answers
+    assert asked in bytes(script.sent)
 
 
 class Answer(Wire):

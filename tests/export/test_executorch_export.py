@@ -21,6 +21,7 @@ from edgekit.schema.recipe import load_recipe, recipe_names, with_kv_cache
 from edgekit_export.executorch import decoder
 from edgekit_export.executorch.decoder import build_decoder
 from edgekit_export.executorch.formats import formats_of
+from edgekit_export.executorch.keys import TABLE
 from edgekit_export.executorch.masks import read_mask
 from edgekit_export.executorch.pack import pack, unpack
 from edgekit_export.executorch.stored import StoredProgram
@@ -120,7 +121,9 @@ def test_a_prompt_in_several_passes_is_the_same_prompt(
 ) -> None:
     """Masks, positions and the last inputs of convolutions go on where the pass before ended."""
     monkeypatch.setattr(decoder, "PASS_TOKENS", 5)
-    assert run_against_eager(families.family(name).config(), tmp_path / "model.pte") < 1e-4
+    path = tmp_path / "model.pte"
+    assert run_against_eager(families.family(name).config(), path) < 1e-4
+    assert ExecutorchRunner(path)._most_at_once() == 5
 
 
 def test_a_longer_context_takes_cache_and_nothing_else(tmp_path: Path) -> None:
@@ -155,6 +158,21 @@ def test_an_int8_cache_is_a_recipe_of_its_own() -> None:
     assert with_kv_cache(["w4a8", "w8-kv8"], "int8") == ["w4a8-kv8", "w8-kv8"]
     with pytest.raises(InputError):
         load_recipe("w4a8-kv8-kv8")
+
+
+def test_tables_are_as_long_as_the_context_whatever_a_pass_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder, "PASS_TOKENS", 5)
+    config, path = Qwen3Config(**SMALL, head_dim=16), tmp_path / "model.pte"
+    assert run_against_eager(config, path) < 1e-4
+    stored = StoredProgram(path, {}, {})
+    tables = stored.rotary()
+    assert {len(table) for table in tables} == {CONTEXT}
+    assert check_looked_up(tables, config).passed
+    stored._named[f"{TABLE}rotary.unused"] = stored._named["model.norm.weight"]
+    with pytest.raises(InputError, match="does not use it"):
+        stored.rotary()
 
 
 def test_windows_are_masks_made_once_and_only_where_the_cache_outgrows_them() -> None:

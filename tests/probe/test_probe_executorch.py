@@ -328,10 +328,15 @@ def test_a_prompt_in_several_passes_is_the_same_prompt(
 ) -> None:
     """35 tokens, in one pass on the host and in 35, 4 or 2 in the probe."""
     from edgekit_export.executorch import decoder
+    from edgekit_export.gate.executorch_runner import ExecutorchRunner
 
-    record = golden_of(written(recipe))
+    whole = written(recipe)
+    record = golden_of(whole)
+    assert (ExecutorchRunner(whole)._most_at_once(), len(record.prompt)) == (CONTEXT, 35)
     monkeypatch.setattr(decoder, "PASS_TOKENS", at_most)
-    outcome = launch(plan_for(written(recipe), TRIALS, record))
+    parted = written(recipe)
+    assert ExecutorchRunner(parted)._most_at_once() == at_most
+    outcome = launch(plan_for(parted, TRIALS, record))
     found = outcome.only(GoldenResult)
     assert float(np.abs(np.array(found.logits) - np.array(record.logits)).max()) < record.tolerance
     assert [len(result.token_ns) for result in outcome.all(TrialResult)] == [1, 8, 1, 5]
@@ -418,6 +423,19 @@ def test_a_program_that_left_its_products_outside_the_delegate(launch, program: 
     assert len(outcome.all(TrialResult)) == 1
     assert causes(StoredProgram(program, {}, {}).operators) == {}
     assert causes(IN_PROBE) == {}, "what the gate lets pass is not blamed afterwards"
+
+
+def test_a_program_whose_tokens_have_another_shape(launch, tmp_path: Path) -> None:
+    from executorch.exir import to_edge
+
+    class Model(torch.nn.Module):
+        def forward(self, tokens: torch.Tensor, cache_position: torch.Tensor) -> torch.Tensor:
+            return tokens + cache_position
+
+    exported = torch.export.export(Model(), (torch.zeros(4, dtype=torch.long), torch.arange(4)))
+    path = tmp_path / "flat.pte"
+    path.write_bytes(to_edge(exported).to_executorch().buffer)
+    assert "the program's tokens are not [1, n]" in launch(plan_for(path, TRIALS)).refused("model", 5)
 
 
 def test_longer_than_the_context(launch, program: Path) -> None:

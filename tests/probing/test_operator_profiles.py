@@ -6,6 +6,7 @@ import contextlib
 import json
 import random
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -129,11 +130,10 @@ def test_operators_add_up_to_the_trial(profiled: dict[str, Path], name: str) -> 
         offset = clock_offset(sample)
         assert offset is not None
         shift, error = offset
-        edges = [sample.result.start_ns, *sample.result.token_ns]
+        edges = list(pairwise([sample.result.start_ns, *sample.result.token_ns]))
         if prefill:
-            edges = [edges[0]] * len(sample.passes) + [edges[1]]
-        for entry, before, after in zip(sample.passes, edges, edges[1:], strict=False):
-            after = edges[-1] if prefill else after
+            edges *= len(sample.passes)
+        for entry, (before, after) in zip(sample.passes, edges, strict=True):
             assert before - error <= entry.start_ns + shift <= entry.end_ns + shift <= after + error + 2000
             for call in entry.calls:
                 assert entry.start_ns <= call.start_ns
