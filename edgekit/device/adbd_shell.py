@@ -28,6 +28,9 @@ from edgekit.errors import DeviceFailedError
 LIVENESS_S = 15.0
 #: adbd answers a stat from its own thread; a loaded phone still manages within this.
 LIVENESS_TIMEOUT_S = 10.0
+#: What a killed command had written may still be on a slow link, ahead of its exit code. While it arrives it is
+#: waited for, but no longer than this: a device could go on for ever.
+DRAIN_S = 60.0
 #: Frames of input handed to the socket at a time.
 _FRAMES_AT_ONCE = 8
 
@@ -72,13 +75,16 @@ class ShellSession:
         self._late = False
         self._kill_at: Deadline | None = None
         self._killed: Deadline | None = None
+        self._drained = Deadline(DRAIN_S)
 
     def pump(self, on_stdout: Callable[[bytes], None], on_stderr: Callable[[bytes], None]) -> int:
         """Hand over output until the command ends; its exit code."""
         try:
             code = self._pump(on_stdout, on_stderr)
-        except WireError:
+        except WireError as error:
             # No way to the device, or no sense in what it says: to hang up, which adbd passes on, is all one can do.
+            if self._late:
+                raise WireError(f"not done after {self._deadline.seconds:g} s, and {error}") from error
             raise
         except BaseException:
             # Also when the caller's callback raised: nothing may go on running there unwatched.
@@ -112,6 +118,8 @@ class ShellSession:
                     if not piece:
                         raise WireError("the device hung up before the command ended")
                     silence = Deadline(LIVENESS_S)
+                    if self._killed is not None and not self._drained.passed:
+                        self._killed = Deadline(TERMINATION_GRACE_S)
                     for kind, payload in decoder.feed(piece):
                         if kind == STDOUT:
                             rest = self._pid.feed(payload)
@@ -162,11 +170,18 @@ class ShellSession:
                 raise WireError("the command did not end although it was killed")
         elif self._kill_at is not None:
             if self._kill_at.passed:
-                self._signal("KILL")
+                try:
+                    self._signal("KILL")
+                except DeviceFailedError as error:
+                    raise WireError(f"the command could not be killed ({error.message})") from error
                 self._killed = Deadline(TERMINATION_GRACE_S)
+                self._drained = Deadline(DRAIN_S)
+                self._wire.extend(Deadline(DRAIN_S + 2 * TERMINATION_GRACE_S))
         elif self._deadline.passed or (self._cancel is not None and self._cancel.is_set()):
             self._late = self._deadline.passed
-            self._signal("TERM")
+            # A device too slow to confirm it in time may still have heard it; the other signal is sent in any case.
+            with contextlib.suppress(DeviceFailedError):
+                self._signal("TERM")
             self._kill_at = Deadline(TERMINATION_GRACE_S)
 
     def _wait_s(self) -> float:
