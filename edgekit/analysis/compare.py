@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import msgspec
 
-from edgekit.analysis import metrics, sameness, statistics
+from edgekit.analysis import sameness, statistics
 from edgekit.analysis.causes import causes_of
 from edgekit.analysis.comparison import Comparison, Pairing, Ratio, Row, SustainedLevel
 from edgekit.analysis.energy import Energy, energies
-from edgekit.analysis.facts import RunFacts, TestFacts, ThreadsFacts, facts_of
+from edgekit.analysis.facts import RunFacts, TestFacts, ThreadsFacts, facts_of, golden
 from edgekit.analysis.labels import labels
 from edgekit.analysis.limited import Clocks, clock_stayed, lowered_limits
 from edgekit.analysis.load import RunData
@@ -271,8 +271,8 @@ def _no_ratio(data: RunData, base: RunData, test: Test, base_samples: dict[Test,
             return f"{whose} is {facts.fidelity}{why}: its times say nothing about speed"
         if side.run.beside:
             return f"{whose} shared its machine with others that were measured at the same time"
-        golden = metrics.golden_verdict(side)
-        if golden is not None and not golden.passed:
+        verdict = golden(side)
+        if verdict is not None and not verdict.passed:
             return f"{whose} failed the golden check on the device"
     if not same_device(data, base):
         return f"measured on another device than the baseline ({base.run.device.name})"
@@ -365,7 +365,7 @@ def _row(
     no_ratio: str | None,
 ) -> Row:
     bundle, run, test = data.bundle, data.run, tested.test
-    summary, peak, loads, golden = tested.speed, whole.peak, facts.loads, facts.golden
+    summary, peak, loads, verdict = tested.speed, whole.peak, facts.loads, facts.golden
     p50, p90, p99, longest = tested.token_ms
     ttft = None
     if test.kind == "prefill" and test.depth == 0:
@@ -402,7 +402,7 @@ def _row(
         perplexity=bundle.gate.figures.perplexity,
         perplexity_reference=bundle.gate.figures.perplexity_reference,
         faithful=bundle.gate.passed,
-        golden_passed=None if golden is None else golden.passed,
+        golden_passed=None if verdict is None else verdict.passed,
         peak_memory_bytes=peak.peak if peak else None,
         peak_anon_bytes=peak.anon if peak else None,
         peak_file_bytes=peak.file if peak else None,

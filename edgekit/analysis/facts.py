@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
 
 import msgspec
 
@@ -70,21 +70,51 @@ class RunFacts(msgspec.Struct, frozen=True, array_like=True):
     others: Others
 
 
+@dataclass(frozen=True, eq=False)
+class KnownRun(RunData):
+    """A run whose facts were derived before. It equals the same run without them."""
+
+    facts: RunFacts = field(repr=False)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RunData) and all(
+            getattr(self, entry.name) == getattr(other, entry.name) for entry in fields(RunData)
+        )
+
+
+def known(data: RunData) -> KnownRun:
+    """A run together with its facts, derived now."""
+    return KnownRun(data.path, data.run, data.bundle, data.launches, data.faults, derive(data))
+
+
 def facts_of(data: RunData) -> RunFacts:
-    """The facts of a run, as they were kept or derived now."""
-    return derive(data) if data.kept is None else data.kept
+    """The facts of a run, as they are known or derived now."""
+    return data.facts if isinstance(data, KnownRun) else derive(data)
+
+
+# One fact each, without deriving anything else.
 
 
 def measuring(data: RunData) -> int:
-    """How many launches of a run measured something, without deriving anything else."""
-    if data.kept is not None:
-        return data.kept.measuring
+    """How many launches of a run measured something."""
+    if isinstance(data, KnownRun):
+        return data.facts.measuring
     return sum(1 for launch in data.launches if launch.plan and launch.plan.trials)
 
 
 def others(data: RunData) -> Others:
-    """What others took of the device's processor while a run was measured, without deriving anything else."""
-    return others_of(data.launches) if data.kept is None else data.kept.others
+    """What others took of the device's processor while a run was measured."""
+    return data.facts.others if isinstance(data, KnownRun) else others_of(data.launches)
+
+
+def kernels(data: RunData) -> tuple[str, ...]:
+    """Our kernels that a run ran on (see :func:`~edgekit.analysis.metrics.kernels_used`)."""
+    return data.facts.kernels if isinstance(data, KnownRun) else metrics.kernels_used(data)
+
+
+def golden(data: RunData) -> GoldenVerdict | None:
+    """The golden check on the device (see :func:`~edgekit.analysis.metrics.golden_verdict`)."""
+    return data.facts.golden if isinstance(data, KnownRun) else metrics.golden_verdict(data)
 
 
 def derive(data: RunData) -> RunFacts:

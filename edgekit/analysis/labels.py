@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from edgekit.analysis.facts import kernels
 from edgekit.analysis.load import RunData
-from edgekit.analysis.metrics import kernels_used
 
 
 def labels(runs: Sequence[RunData]) -> list[str]:
@@ -39,7 +39,7 @@ def labels(runs: Sequence[RunData]) -> list[str]:
 
 
 def _kernels(run: RunData) -> str:
-    return " · edgekit's kernels" if kernels_used(run) else " · the runtime's kernels"
+    return " · edgekit's kernels" if kernels(run) else " · the runtime's kernels"
 
 
 def _purpose(run: RunData) -> str:

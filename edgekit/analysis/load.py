@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TypeVar, cast
 
 from edgekit.analysis.sensors import Series, series
 from edgekit.errors import InputError
@@ -20,9 +20,6 @@ from edgekit.schema.imported import MANIFEST as IMPORTED
 from edgekit.schema.plan import Plan
 from edgekit.schema.run import Launch, Run
 from edgekit.schema.stream import read_stream_file
-
-if TYPE_CHECKING:
-    from edgekit.analysis.facts import RunFacts
 
 PLAN = "plan.json"
 EVENTS = "events.jsonl"
@@ -80,8 +77,6 @@ class RunData:
     bundle: Bundle
     launches: Sequence[LaunchData]
     faults: list[str]
-    #: What was derived of it before, where an index kept it (:func:`edgekit.analysis.facts.facts_of`).
-    kept: RunFacts | None = field(default=None, compare=False, repr=False)
 
 
 def load_run(path: Path | str) -> RunData:

@@ -272,8 +272,6 @@ def timeline(data: LaunchData) -> Timeline | None:
 
 def kernels_used(run: RunData) -> tuple[str, ...]:
     """Which of our kernels the run's launches ran on, as the device reported them; empty: the runtime's own alone."""
-    if run.kept is not None:
-        return run.kept.kernels
     loads = (event for data in run.launches for event in data.events(Loaded))
     return tuple(sorted({name for load in loads for name in load.kernels}))
 
@@ -288,8 +286,6 @@ def mixed_kernels(run: RunData) -> str | None:
 
 def golden_verdict(run: RunData) -> GoldenVerdict | None:
     """The golden check on the device: a failed one where there is any, else the last; None when none ran."""
-    if run.kept is not None:
-        return run.kept.golden
     verdicts = [data.launch.golden for data in run.launches if data.launch.golden is not None]
     failed = [verdict for verdict in verdicts if not verdict.passed]
     return failed[0] if failed else verdicts[-1] if verdicts else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from edgekit.analysis import metrics, sensors
+from edgekit.analysis import facts, metrics, sensors
 from edgekit.analysis.load import LaunchData, RunData
 from edgekit.analysis.metrics import NS_PER_MS, NS_PER_S
 from edgekit.schema.event import Loaded, MemorySamples, ProportionalSamples, TrialResult
@@ -27,7 +27,7 @@ def runs(runs: Sequence[RunData]) -> Columns:
 
 def _run_record(number: int, data: RunData) -> list[Any]:
     run, bundle, device = data.run, data.bundle, data.run.device
-    figures, golden = bundle.gate.figures, metrics.golden_verdict(data)
+    figures, golden = bundle.gate.figures, facts.golden(data)
     return [
         number,
         run.session,
@@ -38,7 +38,7 @@ def _run_record(number: int, data: RunData) -> list[Any]:
         run.runtime,
         bundle.runtime.version,
         bundle.runtime.backend,
-        list(metrics.kernels_used(data)),
+        list(facts.kernels(data)),
         run.bundle,
         bundle.size_bytes,
         bundle.architecture.parameters,

@@ -2,7 +2,7 @@
 
 The index is one SQLite file in the user's cache: for every run directory what
 :func:`~edgekit.analysis.load.load_run` made of its files, what
-:func:`~edgekit.analysis.facts.derive` made of that, and the stamps of those files. Launches are
+:func:`~edgekit.analysis.facts.known` derived from that, and the stamps of those files. Launches are
 decoded only where somebody looks at their events. An entry whose files changed, that another
 version of edgekit wrote or whose checksum is wrong is read anew; an index that is damaged,
 locked or cannot be written is done without. Runs are never written to.
@@ -18,13 +18,12 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import overload
 
 import msgspec
 
-from edgekit.analysis.facts import RunFacts, derive
+from edgekit.analysis.facts import KnownRun, RunFacts, known
 from edgekit.analysis.load import LaunchData, RunData, load_run
 from edgekit.errors import EdgekitError, InputError
 from edgekit.progress import Progress, ProgressEvent, silent
@@ -197,7 +196,7 @@ def _fill(
 
 def _with_facts(data: RunData) -> RunData:
     try:
-        return replace(data, kept=derive(data))
+        return known(data)
     except (ArithmeticError, LookupError, ValueError):
         # Times that make no sense. A query does not need the facts, and a comparison says what is wrong.
         return data
@@ -210,7 +209,8 @@ def _from_index(blobs: _Blobs | None, path: Path) -> RunData | None:
         stored = _DECODER.decode(blobs[0])
     except msgspec.MsgspecError:
         return None
-    return RunData(path, stored.run, stored.bundle, _Launches(blobs[1]), stored.faults, stored.facts)
+    read = (path, stored.run, stored.bundle, _Launches(blobs[1]), stored.faults)
+    return RunData(*read) if stored.facts is None else KnownRun(*read, stored.facts)
 
 
 def _stamp(directory: str) -> tuple[bytes, int]:
@@ -320,7 +320,8 @@ def _connect(file: Path) -> sqlite3.Connection:
 
 
 def _row(key: str, stamp: bytes, data: RunData) -> tuple[str, bytes, bytes, bytes, int]:
-    stored = _ENCODER.encode(_Stored(data.run, data.bundle, data.faults, data.kept))
+    facts = data.facts if isinstance(data, KnownRun) else None
+    stored = _ENCODER.encode(_Stored(data.run, data.bundle, data.faults, facts))
     launches = _ENCODER.encode(data.launches)
     return key, stamp, stored, launches, _checksum(key, stamp, stored, launches)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgekit.analysis import metrics
+from edgekit.analysis import facts
 from edgekit.analysis.load import RunData
 from edgekit.reporting import formats
 from edgekit.reporting.formats import plain_text
@@ -35,7 +35,7 @@ def _quality_table(runs: Sequence[RunData], labels: Sequence[str]) -> Cells:
     rows = []
     for run, label in zip(runs, labels, strict=True):
         gate, figures = run.bundle.gate, run.bundle.gate.figures
-        verdict = metrics.golden_verdict(run)
+        verdict = facts.golden(run)
         golden = "not run"
         if verdict is not None:
             golden = (
