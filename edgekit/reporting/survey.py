@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from edgekit.analysis.estimator.assumed import BYTES_PER_S, EXPORT_S, LAUNCH_S, MULTIPLY_ADDS_PER_S
 from edgekit.analysis.survey.judging import ClaimResult, SurveyResult
-from edgekit.analysis.survey.workload import BYTES_PER_S, EXPORT_S, LAUNCH_S, MULTIPLY_ADDS_PER_S, Preview
+from edgekit.analysis.survey.workload import Preview
 from edgekit.reporting import formats
 from edgekit.reporting.tables import Column, Record, Table, column
 

@@ -9,9 +9,9 @@ import msgspec
 
 from edgekit.analysis.accounting.decoder import Decoder
 from edgekit.analysis.accounting.stored import stored_bytes
+from edgekit.analysis.estimator.assumed import BYTES_PER_S, LAUNCH_S, MULTIPLY_ADDS_PER_S
 from edgekit.analysis.estimator.expecting import expect
-from edgekit.analysis.estimator.work import work_of
-from edgekit.analysis.survey.workload import BYTES_PER_S, LAUNCH_S, MULTIPLY_ADDS_PER_S, passes_of
+from edgekit.analysis.estimator.work import passes_of, work_of
 from edgekit.errors import EdgekitError
 from edgekit.probing.planning import default_threads
 from edgekit.schema.device_profile import DeviceProfile

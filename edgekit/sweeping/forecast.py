@@ -12,8 +12,8 @@ import msgspec
 
 from edgekit.analysis.accounting.decoder import Decoder
 from edgekit.analysis.accounting.stored import stored_bytes
+from edgekit.analysis.estimator.assumed import EXPORT_S
 from edgekit.analysis.estimator.expecting import expect
-from edgekit.analysis.survey.workload import EXPORT_S
 from edgekit.deploy.install import ProbeKit, check_served, kit_files
 from edgekit.deploy.store import RESERVE_BYTES
 from edgekit.errors import EdgekitError, InputError, UnsupportedError

@@ -14,9 +14,10 @@ from edgekit.analysis.accounting.formats import formats_of
 from edgekit.analysis.accounting.resident import PROCESS_BYTES, SPREAD, Request, longest_pass, resident
 from edgekit.analysis.accounting.stored import stored_bytes
 from edgekit.analysis.estimator.amounts import amounts
+from edgekit.analysis.estimator.assumed import LAUNCH_S
 from edgekit.analysis.estimator.rating import DEVIATE, UsedRates, rates_for, time_of
+from edgekit.analysis.estimator.work import passes_of
 from edgekit.analysis.metrics import Test
-from edgekit.analysis.survey.workload import LAUNCH_S, passes_of
 from edgekit.schema.bundle import Bundle
 from edgekit.schema.device_profile import DeviceProfile
 from edgekit.schema.protocol import Protocol

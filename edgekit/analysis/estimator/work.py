@@ -1,12 +1,14 @@
-"""What one pass over a decoder reads and computes."""
+"""The passes of a launch, and what one pass over a decoder reads and computes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edgekit.analysis.accounting.decoder import Decoder
 from edgekit.analysis.accounting.memory import cache_bytes
 from edgekit.analysis.accounting.stored import StoredBytes
+from edgekit.schema.protocol import Protocol
 from edgekit.schema.recipe import KvCache
 
 #: Classes of a bundle that every pass reads whole; of an untied embedding it reads a few rows.
@@ -52,3 +54,22 @@ def work_of(decoder: Decoder, stored: StoredBytes, kv_cache: KvCache = "float32"
         cache_bytes=cache_bytes(decoder, 1, kv_cache),
         blocks=len(decoder.layers),
     )
+
+
+def passes_of(protocol: Protocol) -> Iterator[tuple[int, int, int]]:
+    """New tokens, tokens in the cache, and how often, of each pass of one launch."""
+    prompts = [tokens for tokens in protocol.prompts if tokens]
+    generates = [tokens for tokens in protocol.generates if tokens]
+    if prompts:
+        yield max(prompts), 0, 1
+    yield 1, 0, protocol.warmup_tokens
+    for depth in protocol.depths:
+        for tokens in prompts:
+            if depth:
+                yield depth, 0, 1
+            yield tokens, depth, 1
+    for depth in protocol.depths if protocol.decode_depths is None else protocol.decode_depths:
+        for tokens in generates:
+            if depth:
+                yield depth, 0, 1
+            yield 1, depth, tokens

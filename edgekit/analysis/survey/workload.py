@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
 
 from edgekit.analysis.accounting.decoder import Decoder
 from edgekit.analysis.accounting.stored import stored_bytes
-from edgekit.analysis.estimator.work import work_of
+from edgekit.analysis.estimator.assumed import BYTES_PER_S, EXPORT_S, LAUNCH_S, MULTIPLY_ADDS_PER_S
+from edgekit.analysis.estimator.work import passes_of, work_of
 from edgekit.errors import UnsupportedError
 from edgekit.schema.protocol import Protocol
 from edgekit.schema.recipe import load_recipe
 from edgekit.schema.survey import SurveyGroup, SurveyPlan
 
-#: Assumed of a core: small boards are slower, desktops faster. The plan says so where the time is shown.
-MULTIPLY_ADDS_PER_S = 8e9
-BYTES_PER_S = 4e9
-LAUNCH_S = 1.0
-EXPORT_S = 15.0
 #: Where neither plan nor protocol says.
 DEFAULT_CONTEXT = 2048
 
@@ -140,22 +136,3 @@ def _cell(
             seconds = launches * (LAUNCH_S + protocol.gap_s) + protocol.repetitions * counts * passes
             seconds += long_runs * (protocol.sustain_s or 0.0)
     return PlannedCell(group.name, model, recipe, context, launches, parameters, size, seconds)
-
-
-def passes_of(protocol: Protocol) -> Iterator[tuple[int, int, int]]:
-    """New tokens, tokens in the cache, and how often, of each pass of one launch."""
-    prompts = [tokens for tokens in protocol.prompts if tokens]
-    generates = [tokens for tokens in protocol.generates if tokens]
-    if prompts:
-        yield max(prompts), 0, 1
-    yield 1, 0, protocol.warmup_tokens
-    for depth in protocol.depths:
-        for tokens in prompts:
-            if depth:
-                yield depth, 0, 1
-            yield tokens, depth, 1
-    for depth in protocol.depths if protocol.decode_depths is None else protocol.decode_depths:
-        for tokens in generates:
-            if depth:
-                yield depth, 0, 1
-            yield 1, depth, tokens
