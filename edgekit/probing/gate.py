@@ -15,6 +15,7 @@ from edgekit.errors import NotReadyError, UnsupportedError
 from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.schema.celsius import hottest
 from edgekit.schema.limits import Limits
+from edgekit.schema.protocol import Protocol
 from edgekit.schema.run import Conditions
 
 #: Where only a time to wait was given: the share of the CPUs that others may take …
@@ -129,6 +130,35 @@ class Gate:
         if before is None and countable and self.wait_s > 0:
             return obstacles(now, None, self.limits, self.start) or ["its load has to be counted first"]
         return obstacles(now, busy_share(before, now), self.limits, self.start)
+
+
+def gate_for(
+    protocol: Protocol, profile: Limits | None, device: Device, start: Conditions, progress: Progress
+) -> Gate | None:
+    """What a session's launches wait for; None where there is nothing to wait for.
+
+    Args:
+        protocol: the limits that are asked for, and how long to wait.
+        profile: limits of the device's profile, where one matches.
+        device: the device.
+        start: its conditions when the session began.
+        progress: told while a launch waits.
+
+    Raises:
+        UnsupportedError: a limit is on something that the device does not tell.
+    """
+    asked = Limits(max_temperature_c=protocol.max_temperature_c, max_load=protocol.max_load)
+    wanted = protocol.wait_s is not None or asked != Limits() or profile is not None
+    if not wanted or protocol.wait_s == 0:
+        return None
+    check_told(asked, start, device.name)
+    return Gate(
+        device=device,
+        limits=limits_for(asked, profile, start),
+        wait_s=DEFAULT_WAIT_S if protocol.wait_s is None else protocol.wait_s,
+        start=start,
+        progress=progress,
+    )
 
 
 def limits_for(asked: Limits, profile: Limits | None, start: Conditions) -> Limits:

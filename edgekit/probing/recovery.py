@@ -20,6 +20,7 @@ from edgekit.device.base import Device, checked, printable
 from edgekit.errors import InputError
 from edgekit.probing.launcher import MAX_EVENT_BYTES, fetch_profile, judge_launch
 from edgekit.probing.presence import in_use, run_script
+from edgekit.probing.run_names import is_run_name
 from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.schema import codec
 from edgekit.schema.bundle import Bundle
@@ -29,8 +30,6 @@ from edgekit.schema.run import MANIFEST, Launch, Run
 from edgekit.schema.storage import remove_unfinished, write_atomically
 from edgekit.schema.stream import read_stream_file
 
-#: A run's name is made by :mod:`edgekit.probing.session`; anything else there is not ours.
-_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
 _LAUNCH_NAME = re.compile(r"[0-9]{3,6}")
 _LAUNCH = re.compile(r"launches/[0-9]{3,6}")
 #: Thousands of launches of some hundred kilobytes each; a device that has more fills our disk.
@@ -70,7 +69,7 @@ def end(device: Device, run_id: str) -> None:
 
 def list_runs(device: Device) -> list[str]:
     """Names of the runs that lie on the device."""
-    return [name for name in _names(device, runs_dir(device)) if _RUN_NAME.fullmatch(name)][:MAX_RUNS]
+    return [name for name in _names(device, runs_dir(device)) if is_run_name(name)][:MAX_RUNS]
 
 
 def pull_runs(

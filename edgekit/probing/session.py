@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import re
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,13 +19,10 @@ from edgekit.errors import (
     EdgekitError,
     InputError,
     NotReadyError,
-    ProbeError,
-    UnfaithfulError,
 )
-from edgekit.probing import gate as gate_module
 from edgekit.probing import recovery
 from edgekit.probing.clocks import read_clock
-from edgekit.probing.gate import Gate, Passed
+from edgekit.probing.gate import Gate, Passed, gate_for, unknown
 from edgekit.probing.launcher import LaunchOutcome, launch_probe
 from edgekit.probing.planning import (
     Cell,
@@ -36,20 +31,20 @@ from edgekit.probing.planning import (
     describe,
     golden_checks,
     make_plan,
-    searching_warmup,
     sustained_launches,
     timed_rounds,
 )
 from edgekit.probing.presence import mark, measuring
+from edgekit.probing.run_names import run_names, session_name
 from edgekit.probing.run_writer import RunWriter, now
 from edgekit.probing.stopping import Rounds, Widest
+from edgekit.probing.tolerance import Tolerance
+from edgekit.probing.warming import Warming, WarmupOf
 from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.schema import codec
 from edgekit.schema.bundle import Bundle
-from edgekit.schema.event import Stream
 from edgekit.schema.limits import Limits
 from edgekit.schema.operators import OPERATOR_MAP
-from edgekit.schema.plan import Plan
 from edgekit.schema.protocol import Protocol
 from edgekit.schema.run import (
     ClockReading,
@@ -61,14 +56,8 @@ from edgekit.schema.run import (
     Run,
     Stopped,
     StopReason,
-    Warmup,
 )
 from edgekit.schema.storage import write_atomically
-from edgekit.schema.stream import read_stream_file
-
-#: Launches of one combination that may fail in a row before the session stops: a device that
-#: keeps failing would otherwise be tried for hours.
-MAX_CONSECUTIVE_FAILURES = 3
 
 
 @dataclass(frozen=True)
@@ -107,13 +96,13 @@ class Session:
     #: Tells how precise the results are: needed where the protocol asks for a precision.
     widest: Widest | None = None
     #: Tells from a launch how much warm-up was needed; None leaves the protocol's.
-    warmup_of: Callable[[Plan, Stream], Warmup | None] | None = None
+    warmup_of: WarmupOf | None = None
     progress: Progress = silent
     #: Devices of the same machine that are measured at the same time.
     beside: Sequence[str] = ()
     #: Rests between launches.
     pause: Callable[[float], None] = time.sleep
-    name: str = field(default_factory=lambda: f"{now()[:19].replace(':', '')}-{secrets.token_hex(3)}")
+    name: str = field(default_factory=session_name)
 
     def measure(self) -> list[Path]:
         """Run the golden checks, then all rounds; returns one run directory per bundle.
@@ -128,13 +117,13 @@ class Session:
         for target in self.targets:
             check_protocol(self.protocol, target.bundle, cpus=self.facts.cpus)
         before = conditions.read(self.device)
-        gate = self._gate(before)
+        gate = gate_for(self.protocol, self.limits, self.device, before, self.progress)
         rounds = Rounds(self.protocol, self.widest)
         writers: list[RunWriter] = []
         with measuring(self.name):
             try:
-                for target, identity in zip(self.targets, self._identities(), strict=True):
-                    writers.append(self._new_run(target, identity, before))
+                for target, name in zip(self.targets, self._names(), strict=True):
+                    writers.append(self._new_run(target, name, before))
                     recovery.leave_manifests(self.device, writers[-1].directory, mark(self.name, self.protocol))
                 clocks = self._begin(writers, gate, before)
                 stopped = self._run_all(writers, threads, rounds, gate)
@@ -147,7 +136,7 @@ class Session:
     def _begin(self, writers: list[RunWriter], gate: Gate | None, before: Conditions) -> Clocks:
         """Record what holds for the whole session."""
         if gate is not None:
-            record = GateRecord(limits=gate.limits, wait_s=gate.wait_s, unknown=gate_module.unknown(before))
+            record = GateRecord(limits=gate.limits, wait_s=gate.wait_s, unknown=unknown(before))
             for writer in writers:
                 writer.note(gate=record)
         clocks = Clocks(begin=self._read_clock())
@@ -190,26 +179,6 @@ class Session:
             with contextlib.suppress(EdgekitError):
                 self._clean_device(writers)
 
-    def _gate(self, start: Conditions) -> Gate | None:
-        """What launches wait for; None where there is nothing to wait for.
-
-        Raises:
-            UnsupportedError: a limit is on something that the device does not tell.
-        """
-        protocol = self.protocol
-        asked = Limits(max_temperature_c=protocol.max_temperature_c, max_load=protocol.max_load)
-        wanted = protocol.wait_s is not None or asked != Limits() or self.limits is not None
-        if not wanted or protocol.wait_s == 0:
-            return None
-        gate_module.check_told(asked, start, self.device.name)
-        return Gate(
-            device=self.device,
-            limits=gate_module.limits_for(asked, self.limits, start),
-            wait_s=gate_module.DEFAULT_WAIT_S if protocol.wait_s is None else protocol.wait_s,
-            start=start,
-            progress=self.progress,
-        )
-
     def _read_clock(self) -> list[ClockReading]:
         # Every probe tells the same clock; that of onnxruntime starts faster, having no library to load.
         probes = sorted(self.targets, key=lambda target: target.bundle.runtime.name != "onnxruntime")
@@ -222,8 +191,9 @@ class Session:
         count, protocol = len(self.targets), self.protocol
         sustained = sustained_launches(count, threads, protocol)
         before_rounds = golden_checks(count, threads)
-        self._failures: dict[tuple[int, int], int] = {}
-        self._total = len(before_rounds) + rounds.most * count * len(threads) + len(sustained)
+        tolerance = Tolerance(self.device.name, allow_unfaithful=self.allow_unfaithful)
+        stage = f"measure on {self.device.name}"
+        total = len(before_rounds) + rounds.most * count * len(threads) + len(sustained)
         stopped: Stopped | None = None
         position = 0
         every_round = timed_rounds(count, threads, protocol)
@@ -232,38 +202,31 @@ class Session:
             if stopped is not None and group is not sustained:
                 continue
             for cell in group:
-                self._step(writers, cell, position, gate)
+                what = self._called(cell)
+                self.progress(ProgressEvent(stage, done=position, total=total, unit="launches", detail=what))
+                outcome = self._step(writers[cell.bundle], cell, position, gate, what)
+                tolerance.judge(cell, self.targets[cell.bundle].bundle, outcome, writers[cell.bundle].directory)
                 position += 1
             if number > 0 and group is not sustained:
                 stopped = rounds.end_round([writer.directory for writer in writers])
-        self.progress(ProgressEvent(f"measure on {self.device.name}", done=position, total=position, unit="launches"))
+        self.progress(ProgressEvent(stage, done=position, total=position, unit="launches"))
         return stopped
 
-    def _step(self, writers: list[RunWriter], cell: Cell, position: int, gate: Gate | None) -> None:
-        """One launch: rest, wait, measure, judge."""
+    def _called(self, cell: Cell) -> str:
         bundle = self.targets[cell.bundle].bundle
-        what = describe(cell, self.protocol)
         threads = f"{cell.threads} {'thread' if cell.threads == 1 else 'threads'}"
-        detail = f"{bundle.model} {bundle.recipe.name}, {threads}, {what}"
-        stage = f"measure on {self.device.name}"
-        self.progress(ProgressEvent(stage, done=position, total=self._total, unit="launches", detail=detail))
+        return f"{bundle.model} {bundle.recipe.name}, {threads}, {describe(cell, self.protocol)}"
+
+    def _step(self, writer: RunWriter, cell: Cell, position: int, gate: Gate | None, what: str) -> LaunchOutcome:
+        """One launch: rest, wait, measure; ``what`` is what it is called, for messages."""
         if position:
             self.pause(self.protocol.gap_s)
-        writer = writers[cell.bundle]
         try:
-            passed = gate.wait(detail) if gate is not None and not cell.check else None
-            outcome = self._launch(writer, cell, position, passed)
+            passed = gate.wait(what) if gate is not None and not cell.check else None
+            return self._launch(writer, cell, position, passed)
         except (DeviceFailedError, DeviceUnavailableError) as error:
             error.hint = f"what was measured is in {writer.directory}; reconnect the device, `edgekit pull`, run again"
             raise
-        if cell.check:
-            self._demand_golden(bundle, outcome)
-        key = (cell.bundle, cell.threads)
-        self._failures[key] = self._failures.get(key, 0) + 1 if outcome.launch.status != "done" else 0
-        if outcome.launch.status != "done":
-            hopeless = cell.round == 0 or self._failures[key] >= MAX_CONSECUTIVE_FAILURES
-            if hopeless or outcome.launch.status == "terminated":
-                raise self._probe_error(writers[cell.bundle], cell, outcome)
 
     def _clean_device(self, writers: list[RunWriter]) -> None:
         leave = recovery.end if self.leave_on_device else recovery.remove
@@ -272,6 +235,7 @@ class Session:
 
     def _launch(self, writer: RunWriter, cell: Cell, position: int, passed: Passed | None) -> LaunchOutcome:
         target = self.targets[cell.bundle]
+        warming = Warming(self.protocol, self.warmup_of)
         plan = make_plan(
             cell,
             self.protocol,
@@ -279,7 +243,7 @@ class Session:
             model_path=target.model_path,
             library_path=target.library_path,
             kernel_paths=target.kernel_paths,
-            warmup=self._warmup(writer, cell),
+            warmup=warming.before(cell, writer.run.warmups, context=target.bundle.runtime.context_length),
         )
         folder = writer.begin_launch(plan)
         pending = Launch(
@@ -315,70 +279,28 @@ class Session:
         with contextlib.suppress(EdgekitError):
             after = conditions.read(self.device)
         writer.end_launch(msgspec.structs.replace(outcome.launch, after=after), outcome.stderr)
-        self._learn_warmup(writer, cell, plan, folder)
+        shown = warming.shown_by(cell, plan, folder / "events.jsonl")
+        if shown is not None:
+            writer.note(warmups=[*writer.run.warmups, shown])
         return outcome
 
-    def _warmup(self, writer: RunWriter, cell: Cell) -> Warmup | None:
-        """How the launch warms up: the first round searches, the others know."""
-        if cell.check or cell.sustain or not self.protocol.find_warmup or self.warmup_of is None:
-            return None
-        known = next((entry for entry in writer.run.warmups if entry.threads == cell.threads), None)
-        if known is not None or cell.round > 0:
-            return known
-        context = self.targets[cell.bundle].bundle.runtime.context_length
-        return searching_warmup(cell.threads, self.protocol, context=context)
-
-    def _learn_warmup(self, writer: RunWriter, cell: Cell, plan: Plan, folder: Path) -> None:
-        if self.warmup_of is None or cell.check or cell.sustain or cell.round > 0 or not self.protocol.find_warmup:
-            return
-        found = self.warmup_of(plan, read_stream_file(folder / "events.jsonl"))
-        if found is not None:
-            writer.note(warmups=[*writer.run.warmups, found])
-
-    def _probe_error(self, writer: RunWriter, cell: Cell, outcome: LaunchOutcome) -> ProbeError:
-        bundle = self.targets[cell.bundle].bundle
-        ended = outcome.launch.message or "something else on the device terminated the probe"
-        return ProbeError(
-            f"measure {bundle.model} {bundle.recipe.name} with {cell.threads} threads: {ended}",
-            device=self.device.name,
-            detail=outcome.stderr_text(),
-            hint=f"events and messages of the probe are in {writer.directory / outcome.launch.directory}",
-        )
-
-    def _demand_golden(self, bundle: Bundle, outcome: LaunchOutcome) -> None:
-        verdict = outcome.launch.golden
-        if outcome.launch.status != "done" or verdict is None or verdict.passed or self.allow_unfaithful:
-            return
-        raise UnfaithfulError(
-            f"golden check of {bundle.model} {bundle.recipe.name}: the device computes something else: {verdict.cause}",
-            device=self.device.name,
-            hint="do not trust this bundle there; --allow-unfaithful measures its speed all the same",
-        )
-
-    def _identities(self) -> list[str]:
-        """One name per run; a bundle measured beside itself, or beside a namesake, gets a number.
+    def _names(self) -> list[str]:
+        """One name per run.
 
         Raises:
             InputError: a folder of that name is there already; nothing was written.
         """
-        found: list[str] = []
-        for target in self.targets:
-            bundle = target.bundle
-            plain = f"{self.name}-{_slug(bundle.model)}-{bundle.runtime.name}-{_slug(bundle.recipe.name)}"
-            number = 1
-            while (name := plain if number == 1 else f"{plain}-{number}") in found:
-                number += 1
-            found.append(name)
+        found = run_names(self.name, [target.bundle for target in self.targets])
         for name in found:
             if (self.runs_dir / name).exists():
                 raise InputError(f"begin a run: {self.runs_dir / name} exists already", hint="choose another --out")
         return found
 
-    def _new_run(self, target: Target, identity: str, before: Conditions) -> RunWriter:
+    def _new_run(self, target: Target, name: str, before: Conditions) -> RunWriter:
         bundle = target.bundle
         run = Run(
             schema_version=Run.SCHEMA_VERSION,
-            id=identity,
+            id=name,
             session=self.name,
             created_at=now(),
             status="running",
@@ -396,13 +318,8 @@ class Session:
             profiled=self.protocol.profile,
             beside=list(self.beside),
         )
-        directory = self.runs_dir / identity
+        directory = self.runs_dir / name
         writer = RunWriter(directory, run, codec.encode(bundle))
         if run.profiled and target.operator_map is not None:
             write_atomically(directory / OPERATOR_MAP, target.operator_map.read_bytes())
         return writer
-
-
-def _slug(text: str) -> str:
-    """A name that every file system takes."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "unnamed"
