@@ -5,39 +5,23 @@ from __future__ import annotations
 import statistics as plain
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
-from edgekit.analysis import sameness, statistics
+from edgekit.analysis import sameness
 from edgekit.analysis.causes import causes_of
-from edgekit.analysis.comparison import Comparison, Pairing, Ratio, Row, SustainedLevel
+from edgekit.analysis.comparison import Comparison, Row, SustainedLevel
 from edgekit.analysis.energy import Energy, energies
-from edgekit.analysis.facts import RunFacts, TestFacts, ThreadsFacts, facts_of, golden
+from edgekit.analysis.facts import RunFacts, TestFacts, ThreadsFacts, facts_of
 from edgekit.analysis.labels import labels
-from edgekit.analysis.limited import Clocks, clock_stayed, lowered_limits
 from edgekit.analysis.load import RunData
 from edgekit.analysis.metrics import Sample, Test
 from edgekit.analysis.power_meter import PlacedMeter
+from edgekit.analysis.ratios import Pair, pair_of, ratios, why_no_ratio
 from edgekit.analysis.roofline import roofline_of
 from edgekit.analysis.sustained import Sustained
 from edgekit.errors import InputError
 from edgekit.schema.device_profile import DeviceProfile, Interval, measured_profiles, profile_of
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """A ratio that waits for the correction: its difference and the values behind it."""
-
-    row: int
-    difference: statistics.Difference
-    values: list[float]
-    base: list[float]
-    pairing: Pairing
-    #: What the device itself reported that forbids a verdict.
-    evidence: list[str]
-    #: Verdicts that throttling between the two would look like.
-    doubtful: tuple[statistics.Verdict, ...] = ()
 
 
 def compare(
@@ -83,7 +67,7 @@ def compare(
 
     known = measured_profiles() if profiles is None else profiles
     rows: list[Row] = []
-    waiting: list[_Judged] = []
+    pairs: dict[int, Pair] = {}
     faults: list[str] = []
     levels: list[SustainedLevel] = []
     for data, label, facts in zip(runs, names, derived, strict=True):
@@ -102,10 +86,10 @@ def compare(
         shared = {entry.threads: entry for entry in facts.threads}
         for entry in facts.tests:
             test, measured, whole = entry.test, found[entry.test], shared[entry.test.threads]
-            reason = _no_ratio(data, base, test, base_samples)
+            reason = why_no_ratio(data, base, test, base_samples)
             if reason is None:
                 clocks = base_clocks[test.threads], whole.clocks
-                waiting.append(_difference(len(rows), measured, base_samples[test], data, base, clocks))
+                pairs[len(rows)] = pair_of(measured, base_samples[test], data, base, clocks)
             row = _row(data, facts, whole, label, entry, measured, reason)
             speed = Interval(median=row.median_tok_s, low=row.low_tok_s, high=row.high_tok_s)
             line = roofline_of(data, test, speed, profile)
@@ -124,17 +108,14 @@ def compare(
                 )
             )
         faults += [f"{label}: {text}" for text in _remarks(found, warming)]
-    family = [judged for judged in waiting if judged.difference.p is not None]
-    corrected = statistics.holm([judged.difference.p for judged in family if judged.difference.p is not None])
-    by_row = {judged.row: value for judged, value in zip(family, corrected, strict=True)}
-    for judged in waiting:
-        ratio = _ratio(judged, by_row.get(judged.row), len(family))
-        rows[judged.row] = msgspec.structs.replace(rows[judged.row], ratio=ratio)
+    judged = ratios(list(pairs.values()))
+    for place, ratio in zip(pairs, judged, strict=True):
+        rows[place] = msgspec.structs.replace(rows[place], ratio=ratio)
     return Comparison(
         schema_version=Comparison.SCHEMA_VERSION,
         baseline=base.run.id,
         baseline_label=names[base_index],
-        comparisons=len(family),
+        comparisons=sum(ratio.p is not None for ratio in judged),
         rows=rows,
         faults=faults,
         sustained=levels,
@@ -179,7 +160,7 @@ def _unlike(
     data: RunData, base: RunData, found: Mapping[Test, Sequence[Sample]], wanted: Mapping[Test, Sequence[Sample]]
 ) -> list[str]:
     """In what a run cannot be held against the baseline, or only with care."""
-    if data is base or not found or not same_device(data, base):
+    if data is base or not found or not sameness.same_device(data, base):
         return []
     texts = (
         sameness.other_plan(data, base),
@@ -209,42 +190,6 @@ def _remarks(found: Mapping[Test, Sequence[Sample]], warming: Mapping[Test, Sequ
     return texts
 
 
-def same_device(one: RunData, other: RunData) -> bool:
-    """Whether two runs come from one device, as far as its facts tell (``local`` is a name on every machine)."""
-    first, second = one.run.device, other.run.device
-    return (first.name, first.abi, first.cpu_model, first.cpus) == (
-        second.name,
-        second.abi,
-        second.cpu_model,
-        second.cpus,
-    )
-
-
-def paired_values(
-    measured: Sequence[Sample], base: Sequence[Sample], *, same_session: bool
-) -> tuple[list[float], list[float]] | None:
-    """Speeds by round if the rounds were measured in turn, else None.
-
-    In turn: one session, a round with samples of both, and every launch of a
-    round came before every launch of the next. A round's value is the median of its samples.
-    """
-    if not same_session:
-        return None
-    values: list[float] = []
-    others: list[float] = []
-    last = -1
-    for number in sorted({sample.round for sample in measured} & {sample.round for sample in base}):
-        here = [sample for sample in measured if sample.round == number]
-        there = [sample for sample in base if sample.round == number]
-        positions = [sample.position for sample in (*here, *there)]
-        if min(positions) <= last:
-            return None
-        last = max(positions)
-        values.append(plain.median(sample.tok_s for sample in here))
-        others.append(plain.median(sample.tok_s for sample in there))
-    return (values, others) if values else None
-
-
 def _baseline_index(
     runs: Sequence[RunData], names: Sequence[str], baseline: RunData | str | None, derived: Sequence[RunFacts]
 ) -> int:
@@ -258,100 +203,6 @@ def _baseline_index(
     raise InputError(
         f"compare: the baseline {wanted!r} is none of the runs",
         hint=f"runs: {', '.join(data.run.id for data in runs)}",
-    )
-
-
-def _no_ratio(data: RunData, base: RunData, test: Test, base_samples: dict[Test, list[Sample]]) -> str | None:
-    if data is base:
-        return "baseline"
-    for side, whose in ((data, "this run"), (base, "the baseline")):
-        facts = side.run.device
-        if facts.fidelity != "real":
-            why = f" ({facts.fidelity_reason})" if facts.fidelity_reason else ""
-            return f"{whose} is {facts.fidelity}{why}: its times say nothing about speed"
-        if side.run.beside:
-            return f"{whose} shared its machine with others that were measured at the same time"
-        verdict = golden(side)
-        if verdict is not None and not verdict.passed:
-            return f"{whose} failed the golden check on the device"
-    if not same_device(data, base):
-        return f"measured on another device than the baseline ({base.run.device.name})"
-    if test not in base_samples:
-        return f"the baseline has no {test.name} with {test.threads} {'thread' if test.threads == 1 else 'threads'}"
-    return None
-
-
-def _difference(
-    row: int,
-    measured: Sequence[Sample],
-    base: Sequence[Sample],
-    data: RunData,
-    other: RunData,
-    clocks: tuple[Clocks, Clocks],
-) -> _Judged:
-    """``clocks`` are those of ``other`` and of ``data``."""
-    same_session = data.run.session == other.run.session
-    pairs = paired_values(measured, base, same_session=same_session)
-    evidence = lowered_limits(clocks)
-    if (governor := sameness.other_governor(data, other)) is not None:
-        evidence = [*evidence, governor]
-    if pairs is not None and len(pairs[0]) >= statistics.MIN_SAMPLES:
-        values, others = pairs
-        return _Judged(row, statistics.compare_paired(values, others), values, others, "in turn", evidence)
-    values = [sample.tok_s for sample in measured]
-    others = [sample.tok_s for sample in base]
-    pairing: Pairing = "not measured in turn"
-    if same_session:
-        pairing = "same session, not in turn" if pairs is None else "in turn"
-    allowance = 0.0 if pairing == "in turn" else statistics.SESSION_ALLOWANCE
-    difference = statistics.compare_unpaired(values, others, allowance)
-    doubtful = () if pairing == "in turn" else _doubtful(measured, base, data, other, clocks)
-    return _Judged(row, difference, values, others, pairing, evidence, doubtful)
-
-
-def _doubtful(
-    measured: Sequence[Sample],
-    base: Sequence[Sample],
-    data: RunData,
-    other: RunData,
-    clocks: tuple[Clocks, Clocks],
-) -> tuple[statistics.Verdict, ...]:
-    """What a device that was throttled between two runs would look like, unless it told its clock in both."""
-    mine, theirs = (
-        [(run.run.created_at, sample.position) for sample in samples]
-        if data.run.session != other.run.session
-        else [("", sample.position) for sample in samples]
-        for run, samples in ((data, measured), (other, base))
-    )
-    before, after = clocks
-    found: list[statistics.Verdict] = []
-    if max(mine) > min(theirs) and not clock_stayed(before, after):
-        found.append("slower")
-    if max(theirs) > min(mine) and not clock_stayed(after, before):
-        found.append("faster")
-    return tuple(found)
-
-
-def _ratio(entry: _Judged, corrected: float | None, comparisons: int) -> Ratio:
-    difference = entry.difference
-    facts = (difference, corrected, entry.values, entry.base, entry.evidence)
-    verdict, reasons = statistics.judge(*facts, doubtful=entry.doubtful)
-    otherwise = statistics.judge(*facts)[0] if entry.doubtful and verdict == "unstable" else verdict
-    low_corrected, high_corrected = difference.interval(max(1, comparisons)) or (None, None)
-    return Ratio(
-        median=difference.ratio,
-        low=difference.low,
-        high=difference.high,
-        low_corrected=low_corrected,
-        high_corrected=high_corrected,
-        verdict=verdict,
-        reasons=reasons,
-        p=difference.p,
-        p_corrected=corrected,
-        n=difference.n,
-        paired=difference.paired,
-        pairing=entry.pairing,
-        unless_throttled=None if otherwise == verdict else otherwise,
     )
 
 

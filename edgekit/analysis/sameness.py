@@ -1,4 +1,4 @@
-"""Whether two runs were measured alike: by the same plan, of the same tests, on a device in the same state."""
+"""Whether two runs were measured alike: on one device in the same state, by the same plan, of the same tests."""
 
 from __future__ import annotations
 
@@ -17,6 +17,17 @@ _SETTINGS = ("affinity", "gap_s", "kernels", "huge_pages", "context", *_RATES)
 MAX_APART_C = 10.0
 #: So many of the baseline's tests are named.
 _NAMED = 4
+
+
+def same_device(one: RunData, other: RunData) -> bool:
+    """Whether two runs come from one device, as far as its facts tell (``local`` is a name on every machine)."""
+    first, second = one.run.device, other.run.device
+    return (first.name, first.abi, first.cpu_model, first.cpus) == (
+        second.name,
+        second.abi,
+        second.cpu_model,
+        second.cpus,
+    )
 
 
 def other_plan(data: RunData, base: RunData) -> str | None:

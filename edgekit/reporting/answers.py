@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgekit.analysis.compare import compare, same_device
+from edgekit.analysis.compare import compare
 from edgekit.analysis.comparison import Comparison, Row
 from edgekit.analysis.load import RunData
+from edgekit.analysis.sameness import same_device
 from edgekit.reporting import formats
 
 #: Above this a bundle is not called quantized.
