@@ -32,6 +32,7 @@ from edgekit.sweeping.exports import ExportJob, JobOutcome
 from edgekit.sweeping.interrupting import InterruptibleDevice, Interruption
 from edgekit.sweeping.journal import Journal
 from edgekit.sweeping.looking import HERE, DeviceLook, alike
+from edgekit.sweeping.machines import Machines, Turn
 from edgekit.sweeping.queue import Queue
 from edgekit.sweeping.status import SweepStatus, Watch
 
@@ -120,10 +121,7 @@ class Engine:
         self.stop, self.progress, self.watch = stop, progress, watch
         self.queue = Queue(sessions, expected, totals, dict(bundles), jobs, journal.account)
         self._fatal: BaseException | None = None
-        self._machines = {look.machine: threading.Lock() for look in looks.values()}
-        #: Devices that are being measured, by machine, each with all that were measured meanwhile.
-        self._active: dict[str, dict[str, set[str]]] = {look.machine: {} for look in looks.values()}
-        self._machines_lock = threading.Lock()
+        self._machines = Machines((look.machine for look in looks.values()), together=together)
 
     def run(self) -> None:
         """Do everything that can be done.
@@ -294,27 +292,14 @@ class Engine:
         self, name: str, device: Device, known: DeviceFacts, session: Session, interruption: Interruption
     ) -> None:
         machine = self.looks[name].machine
-        lock = self._machines[machine]
-        if not self.together and not lock.acquire(blocking=False):
+
+        def waits() -> None:
             self.queue.say(name, "waiting", "for another device of the same machine")
-            while not lock.acquire(timeout=TICK_S):
-                interruption.look()
-        try:
-            with self._machines_lock:
-                active = self._active[machine]
-                # Each disturbs the others, whichever began first.
-                beside = set(active)
-                for others in active.values():
-                    others.add(name)
-                active[name] = beside
+
+        with self._machines.turn(machine, name, waits=waits, look=interruption.look) as turn:
             if self.exports_here and machine == HERE and self.queue.exporting:
-                beside.add("exports")
-            self._attempt(name, device, known, session, interruption, beside)
-        finally:
-            with self._machines_lock:
-                self._active[machine].pop(name, None)
-            if not self.together:
-                lock.release()
+                turn.shared_with("exports")
+            self._attempt(name, device, known, session, interruption, turn)
 
     def _attempt(
         self,
@@ -323,7 +308,7 @@ class Engine:
         known: DeviceFacts,
         session: Session,
         interruption: Interruption,
-        beside: set[str],
+        turn: Turn,
     ) -> None:
         attempt = f"{now()[:19].replace(':', '')}-{secrets.token_hex(4)}"
         cells = [cell.key for cell in session.cells]
@@ -350,7 +335,7 @@ class Engine:
                     protocol=msgspec.structs.replace(self.protocol, threads=threads),
                     out=self.root / attempts.ATTEMPTS / attempt,
                     name=attempt,
-                    beside=sorted(beside),
+                    beside=turn.beside(),
                     progress=tell,
                     pause=interruption.pause,
                 )
@@ -360,8 +345,7 @@ class Engine:
         except EdgekitError as error:
             self._divide(name, attempt, session, error)
             return
-        with self._machines_lock:
-            attempts.mark(runs, sorted(beside))
+        attempts.mark(runs, turn.beside())
         attempts.sync(runs)
         by_bundle = dict(zip(session.bundles, runs, strict=True))
         entry = Measured(
