@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -35,6 +36,7 @@ from edgekit.sweeping.looking import HERE, DeviceLook, alike
 from edgekit.sweeping.machines import Machines, Turn
 from edgekit.sweeping.queue import Queue
 from edgekit.sweeping.status import SweepStatus, Watch
+from edgekit.sweeping.workers import Workers
 
 #: How often the main thread looks, and shows where things stand.
 TICK_S = 0.2
@@ -120,7 +122,6 @@ class Engine:
         self.exports_here, self.together, self.move = exports_here, together, move
         self.stop, self.progress, self.watch = stop, progress, watch
         self.queue = Queue(sessions, expected, totals, dict(bundles), jobs, journal.account)
-        self._fatal: BaseException | None = None
         self._machines = Machines((look.machine for look in looks.values()), together=together)
 
     def run(self) -> None:
@@ -133,58 +134,30 @@ class Engine:
         for name, look in self.looks.items():
             if look.error is not None:
                 self._quarantine(name, look.error)
-        workers: list[threading.Event] = []
+        workers = Workers(self.stop, self.queue.wake)
         try:
-            workers.append(self._begin(self._export, ""))
+            workers.begin(self._export, "exports")
             for name, look in self.looks.items():
                 if look.error is None:
-                    workers.append(self._begin(self._work, name))
-            while not all(ended.is_set() for ended in workers):
+                    workers.begin(partial(self._work, name), name)
+            while workers.busy:
                 self.watch(self.status())
-                _wait_for(workers, TICK_S)
+                workers.wait(TICK_S)
         except BaseException:
-            self.stop.set()
-            self.queue.wake()
-            _wait_for(workers, END_S)
+            workers.end()
+            workers.wait(END_S)
             self.watch(self.status())
             raise
         self.watch(self.status())
-        if self._fatal is not None:
-            raise self._fatal
-
-    def _begin(self, work: Callable[[str], None], name: str) -> threading.Event:
-        """Let a thread do something; the event says that it has ended.
-
-        Threads are not joined: Python takes a thread for ended once Ctrl-C interrupts who joins it.
-        """
-        ended = threading.Event()
-        thread = threading.Thread(
-            target=self._guarded, args=(work, name, ended), name=f"sweep {name or 'exports'}", daemon=True
-        )
-        thread.start()
-        return ended
+        workers.raise_failure()
 
     def status(self) -> SweepStatus:
         """Where things stand."""
         return self.queue.status()
 
-    def _guarded(self, work: Callable[[str], None], name: str, ended: threading.Event) -> None:
-        """A worker's thread: what ends it unforeseen ends the whole sweep, told in the main thread."""
-        try:
-            work(name)
-        except KeyboardInterrupt:
-            pass
-        except BaseException as error:
-            if self._fatal is None:
-                self._fatal = error
-            self.stop.set()
-            self.queue.wake()
-        finally:
-            ended.set()
-
     # --- Exports ---
 
-    def _export(self, _: str) -> None:
+    def _export(self) -> None:
         try:
             if self.jobs:
                 self.run_exports(self.jobs, self._exported)
@@ -409,12 +382,6 @@ class Engine:
             if other != name and look.facts is not None and alike(own, look.facts) and self.queue.usable(other)
         ]
         return min(equal, key=self.queue.seconds_left, default=None)
-
-
-def _wait_for(events: Sequence[threading.Event], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    for event in events:
-        event.wait(max(0.0, end - time.monotonic()))
 
 
 def _part(session: Session, bundles: Sequence[BundleKey]) -> Session:
