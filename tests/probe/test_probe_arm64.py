@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from executorch_model import CONTEXT, golden_of, plan_for, writer
 from fake_sysfs import phone
 from probe_model import RUNTIME_VERSION, ProbeModel
 
@@ -21,6 +22,7 @@ from edgekit.deploy.runtime_library import ensure_runtime
 from edgekit.deploy.toolchain import find_toolchain, host_abi
 from edgekit.errors import MissingToolError
 from edgekit.resources import device_scripts_dir
+from edgekit.schema.bundle import Golden
 from edgekit.schema.event import GoldenResult, Hello, TrialResult
 from edgekit.schema.plan import Trial
 
@@ -80,6 +82,38 @@ def test_golden_and_trials_on_arm64(launch, model: ProbeModel, emulator, arm64_p
     assert [len(event.token_ns) for event in outcome.all(TrialResult)] == [1, 4]
     found = {series.sensor.name: set(series.values) for series in sensors.series(outcome.stream, "temperature")}
     assert found["cpu-0-0-usr#0"] == {41.3}
+
+
+@pytest.fixture(scope="module")
+def half_program(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Golden]:
+    """A program with 16-bit weights, and what it computes on this machine."""
+    pytest.importorskip("executorch", reason="the ExecuTorch half is not installed")
+    program = writer(tmp_path_factory, layers=3, context=CONTEXT)("fp16")
+    return program, golden_of(program)
+
+
+@pytest.mark.parametrize("cpu", ["max", "cortex-a72"])
+def test_16_bit_weights_on_arm64(launch, half_program: tuple[Path, Golden], emulator, cpu: str) -> None:
+    """On a processor that computes with 16-bit floats, and on one that cannot: products are those of float32."""
+    from edgekit.deploy.executorch_package import SUPPORTED
+    from edgekit.deploy.executorch_probe import ensure_executorch_probe
+
+    if not emulator and cpu != "max":
+        pytest.skip("this machine is an arm64 itself, and no other one")
+    program, golden = half_program
+    try:
+        built = ensure_executorch_probe(SUPPORTED[-1], ABI)
+    except MissingToolError as error:
+        pytest.skip(f"the arm64 ExecuTorch probe is NOT tested: {error}")
+    trials = [Trial(id=0, kind="prefill", tokens=16), Trial(id=1, kind="decode", tokens=4, depth=16)]
+    prefix = (*emulator[:1], "-cpu", cpu, *emulator[1:]) if emulator else ()
+    outcome = launch(plan_for(program, trials, golden, threads=2), binary=built.probe, prefix=prefix)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert outcome.only(Hello).abi == ABI
+    found = outcome.only(GoldenResult)
+    assert found.tokens == golden.tokens
+    np.testing.assert_allclose(found.logits, golden.logits, atol=golden.tolerance)
+    assert [len(event.token_ns) for event in outcome.all(TrialResult)] == [1, 4]
 
 
 #: Reads cases (seven integers, the scale, then q, keys, values and the mask) and writes what attention makes of each.

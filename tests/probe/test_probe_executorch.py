@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -14,12 +16,13 @@ import pytest
 
 pytest.importorskip("executorch", reason="the ExecuTorch half is not installed")
 
+import psutil
 import stray
 import torch
+from executorch_model import CONTEXT, VOCAB, golden_of, plan_for, writer
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from processor import implementations
-from transformers import LlamaConfig
 
 from edgekit.analysis.graph_causes import found_in
 from edgekit.deploy.executorch_package import SUPPORTED, ensure_package
@@ -28,12 +31,13 @@ from edgekit.errors import UnsupportedError
 from edgekit.resources import device_scripts_dir
 from edgekit.schema import codec
 from edgekit.schema.bundle import Golden
-from edgekit.schema.event import Footprint, GoldenResult, Hello, Loaded, TrialResult
-from edgekit.schema.plan import ExecutorchArtefact, Plan, Trial
-from edgekit.schema.recipe import load_recipe
+from edgekit.schema.event import Bye, Footprint, GoldenResult, Hello, Loaded, ProbeFault, TrialResult
+from edgekit.schema.plan import Trial
+from edgekit.schema.stream import read_stream
 
 VERSION = SUPPORTED[-1]
-CONTEXT, VOCAB = 96, 600
+#: In passes of one token some seconds of work.
+LONG_PROMPT = 16_384
 TOLERANCE = 1e-4
 BUILD_TIMEOUT_S = 300
 SMALLEST_SCALE = 6.1e-5
@@ -225,36 +229,8 @@ def test_attention_is_what_pytorch_computes(
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Writes a small model with grouped heads by a recipe."""
-    from transformers import AutoModelForCausalLM
-
-    from edgekit_export.executorch.decoder import build_decoder
-    from edgekit_export.executorch.write import write_program
-    from edgekit_export.sources.tensors import TensorStore
-
-    config = LlamaConfig(
-        hidden_size=96,
-        intermediate_size=160,
-        num_hidden_layers=3,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        vocab_size=VOCAB,
-        max_position_embeddings=128,
-        tie_word_embeddings=True,
-        pad_token_id=None,
-    )
-    torch.manual_seed(3)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    weights = {name: parameter.detach() * 4 for name, parameter in model.named_parameters()}
-    store = TensorStore({name: tuple(tensor.shape) for name, tensor in weights.items()}, weights.__getitem__)
-    made = build_decoder(config, context=CONTEXT)
-
-    def write(recipe: str) -> Path:
-        path = tmp_path_factory.mktemp("program") / f"{recipe}.pte"
-        write_program(made, store, load_recipe(recipe), path)
-        return path
-
-    return write
+    """Writes three layers by a recipe."""
+    return writer(tmp_path_factory, layers=3, context=CONTEXT)
 
 
 @pytest.fixture(scope="module", params=["fp32", "w4a8", "fp32-kv8"])
@@ -262,37 +238,9 @@ def program(request: pytest.FixtureRequest, written: Callable[[str], Path]) -> P
     return written(request.param)
 
 
-def golden_of(program: Path) -> Golden:
-    """What ExecuTorch's own Python runtime, with its own attention kernel, computes."""
-    from edgekit_export.gate.executorch_runner import ExecutorchRunner
-    from edgekit_export.gate.golden import record_golden
-
-    # Where activations are rounded to 8 bits, the last bit of a sum may move one of them by a whole step.
-    tolerance = 1e-4 if program.stem in ("fp32", "fp16") else 0.02 if program.stem == "fp32-kv8" else 0.3
-    prompt = list(range(5, 40))
-    return record_golden(ExecutorchRunner(program), prompt, context_length=CONTEXT, tolerance=tolerance)
-
-
 @pytest.fixture(scope="module")
 def golden(program: Path) -> Golden:
     return golden_of(program)
-
-
-def plan_for(program: Path, trials: list[Trial], golden: Golden | None = None, **changes: object) -> Plan:
-    artefact = ExecutorchArtefact(model_path=str(program), context_length=CONTEXT, vocab=VOCAB)
-    made = Plan(
-        schema_version=1,
-        bundle="0" * 64,
-        artefact=artefact,
-        threads=1,
-        affinity=None,
-        loads=1,
-        trials=trials,
-        golden=golden,
-        seed=1,
-        memory_hz=50,
-    )
-    return msgspec.structs.replace(made, **changes)
 
 
 TRIALS = [
@@ -340,6 +288,56 @@ def test_a_prompt_in_several_passes_is_the_same_prompt(
     found = outcome.only(GoldenResult)
     assert float(np.abs(np.array(found.logits) - np.array(record.logits)).max()) < record.tolerance
     assert [len(result.token_ns) for result in outcome.all(TrialResult)] == [1, 8, 1, 5]
+
+
+def test_a_long_prompt_is_cancelled_between_two_of_its_passes(
+    probe: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One token a pass, so that a prompt takes thousands. It is read twice; the signal comes when the second time has
+    had a tenth of the processor time that the first one took, and the rest is not read any more.
+    """
+    from edgekit_export.executorch import decoder
+
+    monkeypatch.setattr(decoder, "PASS_TOKENS", 1)
+    program = writer(tmp_path_factory, layers=1, context=LONG_PROMPT)("fp32")
+    plan = plan_for(program, [Trial(id=number, kind="prefill", tokens=LONG_PROMPT) for number in range(2)])
+    plan = msgspec.structs.replace(plan, artefact=msgspec.structs.replace(plan.artefact, context_length=LONG_PROMPT))
+    (tmp_path / "plan.json").write_bytes(codec.encode(plan))
+    command = [probe, "--plan", tmp_path / "plan.json", "--events", "-"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        assert running.stdout is not None
+        lines = []
+        while not (lines and b'"trial_start"' in lines[-1] and b'"trial":1' in lines[-1]):
+            lines.append(running.stdout.readline())
+            assert lines[-1], lines
+        events = read_stream(b"".join(lines), origin="the probe").events
+        [first] = [event for event in events if isinstance(event, TrialResult)]
+        process = psutil.Process(running.pid)
+        begun = spent(process)
+        while spent(process) - begun < first.cpu_ns / 10e9:
+            time.sleep(0.002)
+        running.send_signal(signal.SIGTERM)
+        lines.append(running.stdout.read())
+        assert running.wait(BUILD_TIMEOUT_S) == 128 + signal.SIGTERM
+    finally:
+        running.kill()
+        running.wait()
+        running.stdout.close()
+    stream = read_stream(b"".join(lines), origin="the probe")
+    assert stream.faults == []
+    # A prompt that was cut short is not passed off as a whole one, and that it was is no fault.
+    assert [event.trial for event in stream.events if isinstance(event, TrialResult)] == [0]
+    assert not any(isinstance(event, ProbeFault) for event in stream.events)
+    bye = stream.events[-1]
+    assert isinstance(bye, Bye)
+    assert (bye.reason, bye.trials_done) == ("terminated", 1)
+
+
+def spent(process: psutil.Process) -> float:
+    """Processor time of a process, in seconds."""
+    times = process.cpu_times()
+    return times.user + times.system
 
 
 def test_own_products_can_be_left_out_and_change_no_bit(launch, program: Path, golden: Golden) -> None:
