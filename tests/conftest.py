@@ -74,10 +74,10 @@ def exported(trained: Path, export_cache: Path, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="session")
 def exported_executorch(trained: Path, export_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the tiny model's ExecuTorch bundles in fp32 and w4a8; not to be changed."""
+    """Folder with the tiny model's ExecuTorch bundles in fp32, fp16 and w4a8; not to be changed."""
     pytest.importorskip("executorch", reason="the ExecuTorch half is not installed")
     from edgekit_export.pipeline import export_bundles
 
     out = tmp_path_factory.mktemp("executorch")
-    export_bundles(str(trained), ["fp32", "w4a8"], ["executorch"], out_dir=out)
+    export_bundles(str(trained), ["fp32", "fp16", "w4a8"], ["executorch"], out_dir=out)
     return out

@@ -67,7 +67,7 @@ def test_the_arm64_probes_pass_their_golden_checks(
     exported: Path, exported_executorch: Path, arm_board: Board, tmp_path: Path
 ) -> None:
     bundles = [exported / f"tiny-onnxruntime-{recipe}" for recipe in ("fp32", "w4")]
-    bundles += [exported_executorch / f"tiny-executorch-{recipe}" for recipe in ("fp32", "w4a8")]
+    bundles += [exported_executorch / f"tiny-executorch-{recipe}" for recipe in ("fp32", "fp16", "w4a8")]
     few = {"prompts": [8], "generates": [4], "repetitions": 1, "threads": [1]}
     runs = edgekit.probe(bundles, device=f"adb:{arm_board.serial}", out=tmp_path, **few)
     for run in runs:
