@@ -79,6 +79,7 @@ def profile_from(
         fp32_kernel=hello.fp32_kernel,
         int8_kernel=hello.int8_kernel,
         buffer_bytes=hello.buffer_bytes,
+        huge_bytes=hello.huge_bytes,
         caches=hello.caches,
         places=places,
         disturbed=round(sum(sample.on_cpu < QUIET_SHARE for sample in kept) / max(len(kept), 1), 3),
@@ -129,7 +130,9 @@ def profile_from(
             "memory.peak_gb_s": known.provenance["memory.peak_gb_s"]
             if known and known.memory.peak_gb_s >= (best.high or best.median)
             else f"{how}: upper end of the best bandwidth's interval; the bus's own peak is unknown",
-            "memory.realistic_gb_s": f"{how}: reading {hello.buffer_bytes >> 20} MiB",
+            "memory.realistic_gb_s": (
+                f"{how}: reading {hello.buffer_bytes >> 20} MiB, {hello.huge_bytes >> 20} of them in huge pages"
+            ),
             "memory.available_share": source_share,
             "overheads.block_us": f"computed: {_JOBS_PER_BLOCK} starts of all threads, each {launch:.3g} us {how}",
             "overheads.compute_share": source_compute,

@@ -43,7 +43,7 @@ def calibrate(
         threads: thread counts on the fastest cores; None: 1, 2, 4, ... and all, and each cluster of its own.
         rounds: samples of each quantity.
         seconds: after which no further round begins.
-        buffer_mib: memory that is read; None: eight times the last-level cache, 128 MiB at least.
+        buffer_mib: memory that is read; None: eight times the last-level cache, 128 MiB to 1 GiB.
         name: of the profile; None: that of the chip's shipped profile, or one made from the processor's name.
         out: file to write (``.json``); None: into the user's data folder, where it is found by its name.
         progress: told of the build and of every round.

@@ -37,7 +37,7 @@ from edgekit.reporting.tables import Format
     "buffer_mib",
     type=click.IntRange(min=1),
     metavar="MIB",
-    help="Memory to read [default: eight times the last-level cache].",
+    help="Memory to read [default: eight times the last-level cache, 1 GiB at most].",
 )
 @click.option("--name", help="Name of the profile [default: the chip's, or made from the processor's].")
 @click.option(

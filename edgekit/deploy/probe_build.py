@@ -25,7 +25,10 @@ from edgekit.resources import cache_dir, device_scripts_dir
 BINARY_NAME = "edgekit-probe"
 CALIBRATION_NAME = "edgekit-calibrate"
 #: What the calibration program shares with the probe.
-_SHARED = ("affinity.cpp", "affinity.h", "clock.h", "fault.h", "json.cpp", "json.h")
+_SHARED = (
+    *("affinity.cpp", "affinity.h", "clock.h", "fault.h", "headroom.cpp", "headroom.h", "huge_pages.cpp"),
+    *("huge_pages.h", "json.cpp", "json.h", "mappings.cpp", "mappings.h"),
+)
 
 #: g++ takes some seconds; zig compiles its C++ library first, some minutes on a small machine.
 BUILD_TIMEOUT_S = 1200

@@ -59,9 +59,10 @@ def _notes(profile: DeviceProfile, measured: Measured) -> list[str]:
         f"L{cache.level} {formats.size(cache.bytes)}" for cache in measured.caches if cache.kind != "Instruction"
     )
     fp32, int8 = formats.plain_text(measured.fp32_kernel), formats.plain_text(measured.int8_kernel)
+    huge = ", in huge pages" if 2 * measured.huge_bytes > measured.buffer_bytes else ""
     found = [
         f"{formats.plain_text(profile.title)}: median and 95% interval; fp32 with {fp32}, int8 with {int8}; "
-        f"{formats.short_size(measured.buffer_bytes)} read.",
+        f"{formats.short_size(measured.buffer_bytes)} read{huge}.",
         f"Caches: {caches or 'the device does not tell'}.",
     ]
     if measured.disturbed > _BUSY:

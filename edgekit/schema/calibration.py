@@ -34,6 +34,8 @@ class CalibrationHello(msgspec.Struct, frozen=True, kw_only=True, tag="calibrati
     dotprod: bool
     i8mm: bool
     buffer_bytes: int
+    #: Of them in huge pages, into which the probe moves weights, too, where the kernel lets it.
+    huge_bytes: int = 0
     caches: list[Cache]
 
 

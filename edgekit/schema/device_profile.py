@@ -102,6 +102,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     fp32_kernel: str
     int8_kernel: str
     buffer_bytes: int
+    #: Of them in huge pages, as a model's weights are.
+    huge_bytes: int = 0
     caches: list[Cache]
     places: list[MeasuredPlace]
     #: Share of all samples in which another program took a CPU; they are left out where enough others remain.

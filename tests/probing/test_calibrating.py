@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import subprocess
@@ -32,6 +33,8 @@ from edgekit.schema.device_profile import (
 from edgekit.schema.rates import Rates
 from edgekit.schema.run import CpuCluster, DeviceFacts
 
+#: Of Linux 6.1 and later.
+MADV_COLLAPSE = 25
 FEW = {"rounds": 2, "seconds": 1.0, "buffer_mib": 16}
 
 
@@ -137,6 +140,28 @@ def test_products_of_every_instruction_set_are_right(program: Path) -> None:
         assert hello.int8_kernel in ("avx2-maddubs", "avx-vnni", "avx512-vnni")
         assert ("avx512_vnni" in flags) == (hello.int8_kernel == "avx512-vnni")
         assert hello.fp32_kernel == ("avx512" if "avx512dq" in flags else "avx2-fma")
+
+
+def test_memory_is_read_in_huge_pages_as_weights_are(program: Path) -> None:
+    """With small pages a model in huge ones is faster than the memory that was measured."""
+    sizes = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
+    if not sizes.exists():
+        pytest.skip("the kernel has no transparent huge pages")
+    huge, asked = int(sizes.read_text()), 64 << 20
+    with mmap.mmap(-1, 4 * huge, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as tried:
+        tried.write(b"x" * len(tried))
+        try:
+            tried.madvise(MADV_COLLAPSE)
+        except OSError as error:
+            pytest.skip(f"the kernel makes no huge pages here: {error}")
+    done = subprocess.run(
+        [program, "--places", "0", "--rounds", "1", "--seconds", "0.1", "--buffer", str(asked)],
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
+    hello = msgspec.json.decode(done.stdout.splitlines()[0], type=CalibrationHello)
+    assert asked - 2 * huge <= hello.huge_bytes <= hello.buffer_bytes == asked
 
 
 def test_a_cpu_that_is_not_there_is_an_error(program: Path) -> None:

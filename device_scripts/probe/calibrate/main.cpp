@@ -20,6 +20,7 @@
 #include "affinity.h"
 #include "clock.h"
 #include "fault.h"
+#include "huge_pages.h"
 #include "json.h"
 #include "kernels.h"
 #include "pool.h"
@@ -251,6 +252,8 @@ class Calibration {
   const Arguments& arguments_;
   std::vector<Cache> caches_;
   std::uint64_t* buffer_ = nullptr;
+  // How much of it, about, lies in huge pages.
+  std::int64_t huge_bytes_ = 0;
   std::size_t words_ = 0;
   Product float_ = float_products().front();
   Product integer_ = integer_products().front();
@@ -285,6 +288,9 @@ void Calibration::make_buffer() {
   if (at == MAP_FAILED) throw Fault(Exit::kSystem, "memory", "reserve " + std::to_string(bytes) + " bytes to read");
   // Pages that were never written are all the same one.
   std::memset(at, 0x5a, static_cast<std::size_t>(bytes));
+  // As the probe does with weights: with small pages the processor waits for addresses, and weights would seem to be read
+  // faster than memory allows.
+  huge_bytes_ = std::min(use_huge_pages(), bytes);
   buffer_ = static_cast<std::uint64_t*>(at);
   words_ = static_cast<std::size_t>(bytes) / 8;
 }
@@ -301,6 +307,7 @@ void Calibration::hello() {
   json.key("dotprod").value(known.dotprod);
   json.key("i8mm").value(known.i8mm);
   json.key("buffer_bytes").value(static_cast<std::int64_t>(words_ * 8));
+  json.key("huge_bytes").value(huge_bytes_);
   json.key("caches").begin_array();
   for (const Cache& cache : caches_) {
     json.begin_object().key("level").value(cache.level).key("kind").value(cache.kind);
