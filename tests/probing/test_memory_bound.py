@@ -9,6 +9,7 @@ import pytest
 
 import edgekit
 from edgekit.analysis.comparison import Row
+from edgekit.analysis.roofline import NEAR_THE_ROOF
 from edgekit.deploy.toolchain import host_abi
 from edgekit.reporting.remarks import notes
 from edgekit.schema.device_profile import Interval
@@ -35,8 +36,8 @@ def test_a_decode_that_memory_bounds_is_called_so_and_a_prefill_that_arithmetic_
     tmp_path: Path, export_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slow, and to be run alone: the weights are more than twice the last-level cache, and both the calibration and the
-    run measure a memory that other programs and, on a virtual machine, its neighbours use as well. Where the memory
-    does not stay the same in between, which a second calibration tells, nothing can be shown.
+    run measure a memory that other programs and, on a virtual machine, its neighbours use as well. A run that is off
+    the roof shows nothing where the memory did not stay the same meanwhile, which a second calibration tells.
     """
     if host_abi() is None:
         pytest.skip("the probe runs on Linux only")
@@ -55,12 +56,13 @@ def test_a_decode_that_memory_bounds_is_called_so_and_a_prefill_that_arithmetic_
     runs = edgekit.probe([made.directory], out=tmp_path / "runs", allow_unfaithful=True, **few)
     found = edgekit.compare(runs)
     after, _ = calibrated()
-    if abs(after.median / before.median - 1) > STEADY:
-        pytest.skip(f"memory gave {before.median:.1f} GB/s before and {after.median:.1f} after: NOT shown")
-
     decode, prefill = (next(row for row in found.rows if row.kind == kind) for kind in ("decode", "prefill"))
     line = decode.roofline
     assert line is not None
+    off = line.exceeded or line.share.median < NEAR_THE_ROOF
+    if off and abs(after.median / before.median - 1) > STEADY:
+        pytest.skip(f"memory gave {before.median:.1f} GB/s before and {after.median:.1f} after: NOT shown")
+
     assert line.measured
     assert line.bound == "bandwidth"
     assert not line.exceeded, (line.share, before, after)
