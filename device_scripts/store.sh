@@ -39,6 +39,8 @@ write_line() { # TEXT FILE
     return 0
 }
 digest_of() {
+    # Hundreds of megabytes take minutes on a slow device.
+    [ "$token" = none ] || held
     digest=$(sha256sum <"$1") || return 1
     echo "${digest%% *}"
 }
@@ -78,12 +80,24 @@ lease() { # OWNER MINUTES
         fi
     fi
     rm -f "$root/$token.part"
-    if [ -d "$root/lease" ] && [ -n "$(find "$root/lease" -prune -mmin "+$2" 2>/dev/null)" ]; then
-        # Of those who see that it is void, one moves it away.
-        mv "$root/lease" "$root/lease.$token.part" 2>/dev/null && rm -rf "$root/lease.$token.part"
+    minutes=$2 moved=$root/lease.$token.part
+    if [ -d "$root/lease" ] && void "$root/lease" && mv "$root/lease" "$moved" 2>/dev/null; then
+        # Of those who see that it is void, one moves it away; the next may find that of who was faster.
+        if void "$moved"; then rm -rf "$moved"; else mv "$moved" "$root/lease" 2>/dev/null; fi
     fi
-    if mkdir "$root/lease" 2>/dev/null; then
-        { echo "$token" >"$root/lease/token" && echo "$1" >"$root/lease/owner"; } || exit 1
+    for _ in 1 2 3; do
+        if mkdir "$root/lease" 2>/dev/null; then
+            { echo "$token" >"$root/lease/token" && echo "$1" >"$root/lease/owner"; } 2>/dev/null && break
+            # Full to the last byte: a lease of nobody would keep everybody out.
+            rm -rf "$root/lease"
+        fi
+        [ -d "$root/lease" ] && break
+        # Just given up, perhaps with the store, or there is no room for a folder.
+        mkdir -p "$root" 2>/dev/null
+    done
+    if [ ! -d "$root/lease" ]; then
+        echo "lease unwritable"
+        return
     fi
     if held; then
         echo "lease granted"
@@ -93,14 +107,32 @@ lease() { # OWNER MINUTES
         echo "lease held by ${owner:-somebody}"
     fi
 }
+void() { # LEASE: whether nobody renewed it for too long
+    [ -n "$(find "$1" -prune -mmin "+$minutes" 2>/dev/null)" ]
+}
 ours() { # DIRECTORY: whether nobody else can write there; who could until now may have
     [ -d "$1" ] || return 0
     owner=$(stat -Lc %u "$1") mode=$(stat -Lc %a "$1")
     me=$(while read -r key real effective rest; do [ "$key" = Uid: ] && echo "$effective"; done </proc/self/status)
     # For root, also a folder of whoever the folder around it belongs to: it may serve a user who is not root.
     [ "$owner" = "$me" ] || [ "$owner" = 0 ] || { [ "$me" = 0 ] && [ "$owner" = "$(stat -Lc %u "$1/..")" ]; } || return 1
-    case $mode in *[2367] | *[2367]?) rm -rf "$1/stamps" 2>/dev/null ;; esac
+    case $mode in *[2367] | *[2367]?) close_to_others "$1" || return 1 ;; esac
     [ "$mode" = 700 ] || [ "$owner" != "$me" ] || chmod 700 "$1" 2>/dev/null
+    return 0
+}
+close_to_others() { # DIRECTORY: takes what others may have put there for what it is; whether nothing of theirs remains
+    rm -rf "$1/stamps" 2>/dev/null
+    for part in objects stamps bundles runtimes pins; do
+        if [ ! -L "$1/$part" ]; then
+            [ -e "$1/$part" ] || continue
+            case " $me 0 $owner " in *" $(stat -c %u "$1/$part") "*) continue ;; esac
+        fi
+        # Who owns a folder, or the one to which a link leads, writes there whatever is around it.
+        rm -rf "$1/$part" 2>/dev/null
+        [ ! -e "$1/$part" ] && [ ! -L "$1/$part" ] || return 1
+    done
+    # And who is in one already.
+    find "$1" -type d -exec chmod go-w {} \; 2>/dev/null
     return 0
 }
 held() { # renews it, too
@@ -123,8 +155,10 @@ to_disk() { # FILE...: a power failure must not leave a name without its content
 survey() { # DIRECTORY THOROUGH
     directory=$1 thorough=$2
     command -v sha256sum >/dev/null 2>&1 || die "this device has no sha256sum"
-    mkdir -p "$objects" "$stamps" "$root/bundles" "$root/runtimes" || exit 1
-    rm -rf "$root"/*.part "$root"/bundles/*.part "$root"/runtimes/*.part 2>/dev/null
+    if [ "$token" != none ]; then
+        mkdir -p "$objects" "$stamps" "$root/bundles" "$root/runtimes" || exit 1
+        rm -rf "$root"/*.part "$root"/bundles/*.part "$root"/runtimes/*.part 2>/dev/null
+    fi
     writable=no links=no wanted=
     # Not `:`: in a special builtin a failed redirection would end the shell.
     if { true >"$root/link.part"; } 2>/dev/null; then
@@ -177,7 +211,7 @@ survey() { # DIRECTORY THOROUGH
     echo "whole $whole"
     echo "links $links"
     echo "writable $writable"
-    room
+    [ ! -d "$root" ] || room
 }
 
 room() {

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from edgekit.deploy.lease import writing
+from edgekit.deploy.lease import Lease, writing
+from edgekit.deploy.store import UNWRITABLE
 from edgekit.deploy.store_script import StoreScript, facts_of
 from edgekit.device import parsing
 from edgekit.device.base import Device, printable
@@ -65,8 +66,7 @@ def prune(device: Device, *, unused_days: int, dry_run: bool = False, progress: 
         removed, kept = _divide(stored(device), unused_days)
         return Pruned(removed, kept, None)
     with writing(device, progress) as lease:
-        if not lease.writable:
-            raise DeviceFailedError(f"prune {device.root}: it cannot be written", device=device.name)
+        _demand_writable(device, lease, f"prune {device.root}")
         before = lease.script.call("list", doing="list the store")
         removed, kept = _divide(_parse(device, before), unused_days)
         after = lease.script.call("collect", *(one.path for one in removed), doing="prune the store")
@@ -88,7 +88,18 @@ def set_pinned(device: Device, path: str, pinned: bool, *, progress: Progress = 
         DeviceFailedError: no such directory, or the device is lost.
     """
     with writing(device, progress) as lease:
+        _demand_writable(device, lease, f"{'pin' if pinned else 'unpin'} {path}")
         lease.script.call("pin" if pinned else "unpin", path, doing=f"{'pin' if pinned else 'unpin'} {path}")
+
+
+def _demand_writable(device: Device, lease: Lease, doing: str) -> None:
+    if not lease.writable:
+        raise DeviceFailedError(
+            f"{doing}: {UNWRITABLE}",
+            device=device.name,
+            hint=f"remount it, or remove something there by hand; {device.root} itself may go, it is filled again as "
+            "needed",
+        )
 
 
 def _divide(

@@ -46,7 +46,14 @@ class Lease:
             DeviceFailedError: the lease went to another host, which took us for dead.
         """
         if self.writable and time.monotonic() - self._renewed > RENEWAL_S:
-            _ask(self.script)
+            answer = _ask(self.script)
+            if answer != "granted":
+                raise DeviceFailedError(
+                    f"go on with a push: the store is {answer}, who found that nothing came from here for "
+                    f"{EXPIRY_MINUTES} minutes",
+                    device=self.script.device.name,
+                    hint="push again when that one has ended; what was sent is kept",
+                )
             self._renewed = time.monotonic()
 
 

@@ -31,6 +31,8 @@ Kind = Literal["bundles", "runtimes"]
 
 #: Left free on the device: runs are written beside the store, and a full /data makes an Android unusable.
 RESERVE_BYTES = 16 * 1024 * 1024
+#: Of a store in which not even a lease can be left.
+UNWRITABLE = "it cannot be written (read-only, full to the last byte, or closed to this user)"
 #: The device may well be dead; the next push removes what is left behind.
 CLEANUP_TIMEOUT_S = 5.0
 #: Read and digested at a time.
@@ -176,7 +178,7 @@ class Store:
     def _demand_writable(self, found: _Survey) -> None:
         if not found.writable:
             raise DeviceFailedError(
-                f"store files in {self.device.root}: it cannot be written (read-only, or full to the last byte)",
+                f"store files in {self.device.root}: {UNWRITABLE}",
                 device=self.device.name,
                 hint="remount it, make room, or name another place with EDGEKIT_DEVICE_ROOT",
             )

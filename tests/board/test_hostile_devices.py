@@ -171,6 +171,17 @@ def test_another_user_of_the_device_cannot_poison_the_store(x86_board: Board, tm
     assert device.run(["stat", "-c", "%a", device.root]).stdout == b"700\n"
     device.run(["rm", "-rf", device.root])
 
+    # And what he put there to write to it later on is not used.
+    placed = Store(device).place("bundles", files)
+    device.plain.run(["chmod", "-R", "a+rwX", device.root])
+    plant = 'cd "$1" && mv objects away && mkdir -m 777 objects && rm -rf runtimes && ln -s /tmp runtimes'
+    x86_board.execute([*other, "/bin/sh", "-c", plant, "sh", device.root])
+    assert Store(device).place("bundles", files).bytes_sent == 0
+    told = device.plain.run(["stat", "-c", "%F %u %a", f"{device.root}/objects", f"{device.root}/runtimes"])
+    assert told.stdout == b"directory 0 700\n" * 2
+    assert device.plain.run(["find", device.root, "-type", "d", "-perm", "/022"]).stdout.split() == []
+    device.run(["rm", "-rf", device.root])
+
     # Made by another user before us, it is his.
     x86_board.execute([*other, "/bin/sh", "-c", 'mkdir -m 777 "$1"', "sh", device.root])
     with pytest.raises(DeviceFailedError, match="ask for the store") as caught:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shlex
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import board as boards
 import pytest
 from board import Board
+from storage import counted_board
 from userland import SYSTEMS, Userland, install, refusing_links
 
 from edgekit.deploy import housekeeping, lease
 from edgekit.deploy.push import push_files
-from edgekit.deploy.store import RESERVE_BYTES, Store, StoreFile
+from edgekit.deploy.store import RESERVE_BYTES, Store, StoreFile, content_id
 from edgekit.deploy.store_script import StoreScript
 from edgekit.device import conditions, facts
 from edgekit.device.adbd import RESUMABLE_BYTES
@@ -286,6 +290,72 @@ def test_the_lease_of_a_host_that_died_expires(device: Userland, tmp_path: Path)
         dead.call("clear", "bundles/x", doing="go on")
 
 
+def test_a_writer_that_was_taken_for_dead_is_told_so_while_it_sends(
+    device: Userland, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "RENEWAL_S", 0.0)
+    other = StoreScript(device, "0123456789abcdef")
+    with lease.writing(device, silent) as slept:
+        slept.renew()
+        device.plain.run(["touch", "-d", "2020-01-01 00:00:00", f"{device.root}/lease"])
+        assert "granted" in other.call("lease", "another host", "5", doing="ask")
+        with pytest.raises(DeviceFailedError, match=r"held by another host"):
+            slept.renew()
+    # Its lease stays the other's.
+    other.call("clear", "bundles/x", doing="go on")
+
+
+def with_tool(device: Userland, name: str, script: str) -> Userland:
+    """The same device with a tool of another kind; ``REAL`` in its script is the real one.
+
+    Busybox's shell has its tools within, and finds no other.
+    """
+    shim, real = f"{device.root}-shim", device.run(["sh", "-c", f"command -v {name}"]).stdout.decode().strip()
+    path = device.run(["sh", "-c", 'echo "$PATH"']).stdout.decode().strip()
+    make = 'mkdir -p "$1"; cat >"$1/$2"; chmod 755 "$1/$2"'
+    text = f"#!/bin/sh\n{script.replace('REAL', real)}\n"
+    device.run(["sh", "-c", make, "sh", shim, name], stdin=text.encode())
+    return Userland(device.plain, f"{shim}:{path}")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Userland:
+    """This machine, the store empty."""
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    return Userland(LocalDevice(tmp_path / "root"))
+
+
+def test_a_void_lease_that_another_has_taken_over_meanwhile_stays_his(here: Userland) -> None:
+    dead, faster = StoreScript(here, "a" * 16), StoreScript(here, "b" * 16)
+    assert "granted" in dead.call("lease", "a host that died", "5", doing="ask")
+    here.run(["touch", "-d", "2020-01-01 00:00:00", f"{here.root}/lease"])
+    # A find that answers late: what it found void is another's by now.
+    take_over = (
+        '[ -e "$0.done" ] && exec REAL "$@"\n'
+        f'REAL "$@"; true >"$0.done"; cd {shlex.quote(here.root)}\n'
+        f"rm -rf lease; mkdir lease; echo {faster.lease} >lease/token; echo faster >lease/owner"
+    )
+    slower = StoreScript(with_tool(here, "find", take_over), "c" * 16)
+    assert "held by faster" in slower.call("lease", "slower", "5", doing="ask")
+    faster.call("clear", "bundles/x", doing="go on")
+
+
+def test_a_lease_is_renewed_before_each_file_that_is_read(here: Userland, tmp_path: Path) -> None:
+    files = [file(tmp_path, name, name.encode()) for name in ("one", "two")]
+    Store(here).place("bundles", files)
+    at = f"{shlex.quote(here.root)}/lease"
+    # Each file takes longer than a lease holds.
+    slow = with_tool(here, "sha256sum", f'stat -c %Y {at} >>"$0.seen"; touch -d @0 {at}; exec REAL')
+    with lease.writing(here, silent) as mine:
+        lines = [one.line for one in files]
+        StoreScript(slow, mine.script.lease).call(
+            "survey", f"bundles/{content_id(files)}", "yes", doing="look", lines=lines
+        )
+    seen = here.run(["cat", f"{here.root}-shim/sha256sum.seen"]).stdout.split()
+    assert len(seen) >= 2
+    assert b"0" not in seen
+
+
 def test_what_is_long_unused_goes_and_what_is_shared_or_pinned_stays(device: Userland, tmp_path: Path) -> None:
     shared, own, other = (file(tmp_path, name, os.urandom(MIB)) for name in ("shared", "own", "other"))
     old = Store(device).place("bundles", [shared, own])
@@ -391,6 +461,36 @@ def test_storage_that_fills_up_during_a_push(new_board: Callable[..., Board], tm
 
 
 @board_test
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+def test_storage_that_is_full_to_the_last_byte_keeps_nobody_waiting(
+    adb_environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(lease, "WAIT_TIMEOUT_S", 0.0)
+    with contextlib.ExitStack() as stack:
+        if kind == "tmpfs":
+            board = stack.enter_context(boards.board(tmp_path / "board", storage_bytes=48 * MIB))
+        else:
+            board = stack.enter_context(counted_board(tmp_path, 48 * MIB)).board
+        device, fresh = board.device(), board.device("/data/local/tmp/fresh")
+        small = [file(tmp_path, "small", b"small")]
+        placed = Store(device).place("bundles", small)
+        more = [file(tmp_path, "more", b"more")]
+        fill = "cat /dev/zero >/data/local/tmp/hog; until ! echo x >>/data/local/tmp/hog; do :; done"
+        board.execute(["/bin/sh", "-c", fill], check=False)
+        # Which of the two finds the folder of a lease there and which none differs by file system.
+        for one, files in ((device, more), (device, more), (fresh, small)):
+            with pytest.raises(DeviceFailedError, match="cannot be written") as caught:
+                Store(one).place("bundles", files)
+            assert "make room" in (caught.value.hint or "")
+        # What lies there needs no room.
+        assert Store(device).place("bundles", small) == type(placed)(placed.directory, 0, 5)
+        assert board.execute(["ls", "-A", "/data/local/tmp/fresh"], check=False).stdout == b""
+        board.execute(["rm", "/data/local/tmp/hog"])
+        assert Store(device).place("bundles", more).bytes_sent == 4
+
+
+@board_test
 def test_read_only_storage(new_board: Callable[..., Board], tmp_path: Path) -> None:
     board = new_board(storage_bytes=64 * MIB)
     device = Userland(board.device())
@@ -401,8 +501,16 @@ def test_read_only_storage(new_board: Callable[..., Board], tmp_path: Path) -> N
     assert Store(device).place("bundles", files) == type(placed)(placed.directory, 0, 5)
     with pytest.raises(DeviceFailedError, match="cannot be written"):
         Store(device).place("bundles", [file(tmp_path, "more", b"more")])
-    with pytest.raises(DeviceFailedError, match="Read-only"):
+    with pytest.raises(DeviceFailedError, match="cannot be written") as caught:
         Store(Userland(board.device("/data/local/tmp/elsewhere"))).place("bundles", files)
+    assert "EDGEKIT_DEVICE_ROOT" in (caught.value.hint or "")
+    for change in (
+        lambda: housekeeping.prune(device, unused_days=0),
+        lambda: housekeeping.set_pinned(device, "x", True),
+    ):
+        with pytest.raises(DeviceFailedError, match="cannot be written") as caught:
+            change()
+        assert caught.value.hint
 
 
 @board_test
