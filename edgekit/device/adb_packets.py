@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from edgekit.device.adb_keys import Signer
 from edgekit.device.adb_transport import Transport
-from edgekit.device.adb_wire import ALLOW_THIS_HOST, RefusedError, WireError
+from edgekit.device.adb_wire import ALLOW_THIS_HOST, HEARD_LATELY_S, RefusedError, WireError
 from edgekit.device.base import Deadline
 from edgekit.errors import UnauthorizedError
 
@@ -39,8 +39,6 @@ AUTHORIZATION_TIMEOUT_S = 30.0
 WRITE_TIMEOUT_S = 30.0
 #: Who waits looks this often whether the connection was closed.
 READ_POLL_S = 1.0
-#: A device that restarts is away for longer: of a connection over which something came since then, nothing is asked.
-HEARD_LATELY_S = 0.02
 #: Of a stream that nobody reads, so much is taken in before the device has to wait.
 WINDOW_BYTES = 4 * MAX_PAYLOAD
 

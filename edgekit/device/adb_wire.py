@@ -16,6 +16,8 @@ from edgekit.device.base import Deadline
 
 #: A single read or write that makes no headway for so long means a dead link, however much time is left.
 STALL_S = 30.0
+#: A device that restarts is away for longer: where something came from it since then, its connection is not tried.
+HEARD_LATELY_S = 0.02
 #: Largest piece of a file in one sync frame, fixed by the protocol.
 SYNC_PIECE_BYTES = 64 * 1024
 #: Longest path of the sync protocol.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import secrets
 import struct
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from edgekit.device import android
 from edgekit.device.adb_wire import (
     ALLOW_THIS_HOST,
     EXIT,
+    HEARD_LATELY_S,
     MAX_REQUEST_BYTES,
     SYNC_PIECE_BYTES,
     RefusedError,
@@ -46,7 +49,14 @@ from edgekit.device.base import (
     printable,
     shell_command,
 )
-from edgekit.errors import DeviceFailedError, DeviceUnavailableError, InputError, UnauthorizedError, UnsupportedError
+from edgekit.errors import (
+    DeviceFailedError,
+    DeviceUnavailableError,
+    EdgekitError,
+    InputError,
+    UnauthorizedError,
+    UnsupportedError,
+)
 from edgekit.progress import Progress, ProgressEvent, silent
 
 #: Time for a ``kill`` sent over a connection of its own.
@@ -73,6 +83,9 @@ class AdbdDevice(ABC):
     Each call has a connection or stream of its own, so calls from several threads do not meet.
     """
 
+    #: What to do when it was lost.
+    lost_hint = "see whether `edgekit devices` still lists it, reconnect it and start again"
+
     def __init__(self, root: str | None) -> None:
         """Nothing is asked of the device yet.
 
@@ -86,6 +99,10 @@ class AdbdDevice(ABC):
         #: Where a copy that this object made was cut (see :meth:`_name_to_send`).
         self._cut: set[str] = set()
         self._lock = threading.Lock()
+        #: Calls under way, and when the last one ended well (``time.monotonic``).
+        self._talking = 0
+        self._heard = -math.inf
+        self._counting = threading.Lock()
 
     @property
     @abstractmethod
@@ -335,26 +352,39 @@ class AdbdDevice(ABC):
             wire = self._open(deadline)
         except (WireError, DeviceUnavailableError) as error:
             raise self._failed(doing, error) from error
+        with self._counting:
+            self._talking += 1
         try:
             yield wire
+            self._heard = time.monotonic()
         except WireError as error:
             raise self._failed(doing, error) from error
         finally:
+            with self._counting:
+                self._talking -= 1
             wire.close()
+
+    def _heard_lately(self) -> bool:
+        """Whether a call just ended well or is under way, so that the way to the device need not be tried."""
+        return self._talking > 0 or time.monotonic() - self._heard < HEARD_LATELY_S
 
     def _failed(self, doing: str, error: Exception) -> DeviceFailedError | UnauthorizedError:
         if isinstance(error, UnauthorizedError):
             return error
-        reason = printable(str(error))
+        # What stood in the way knows more than we do of what to do about it.
+        known = error if isinstance(error, EdgekitError) else None
+        reason = printable(known.message if known is not None else str(error))
         if isinstance(error, RefusedError) and reason.startswith(("device unauthorized", "device still authorizing")):
             return UnauthorizedError(f"{doing}: {reason}", device=self.name, hint=ALLOW_THIS_HOST)
         hint = None
-        if "No space left" in reason:
+        if known is not None and known.hint:
+            hint = known.hint
+        elif "No space left" in reason:
             hint = "make room on the device"
         elif "Read-only" in reason or "Permission denied" in reason:
             hint = "name a writable place with EDGEKIT_DEVICE_ROOT"
         elif not isinstance(error, RefusedError) or "not found" in reason or "offline" in reason:
-            hint = "see whether `edgekit devices` still lists it, reconnect it and start again"
+            hint = self.lost_hint
         return DeviceFailedError(f"{doing}: {reason}", device=self.name, hint=hint)
 
     def _execute(

@@ -146,11 +146,12 @@ def test_an_adb_server_that_was_restarted_between_calls(x86_board: Board, own_se
     assert device.stat("/etc/hostname") is not None
 
 
+@pytest.mark.parametrize("kind", ["adb", "adb-direct"])
 @pytest.mark.parametrize("round_", range(3))
-def test_a_device_that_was_off_between_calls(new_board: Callable[..., Board], round_: int) -> None:
+def test_a_device_that_was_off_between_calls(new_board: Callable[..., Board], kind: str, round_: int) -> None:
     """It said no farewell, so the old connection looks well; what is sent over it would be lost."""
     board = new_board()
-    device = resolve(f"adb-direct:{board.serial}")
+    device = resolve(f"{kind}:{board.serial}")
     assert device.run(["echo", "one"]).stdout == b"one\n"
     board.restart()
     assert device.run(["echo", "two"]).stdout == b"two\n"
