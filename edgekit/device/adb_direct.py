@@ -20,6 +20,7 @@ from edgekit.errors import DeviceUnavailableError, InputError
 DEFAULT_PORT = 5555
 #: A device on the network answers a connection within this, or is not there.
 CONNECT_TIMEOUT_S = 10.0
+_IS_IT_THERE = "is adbd listening there (`adb tcpip 5555` on a phone), and is the address right?"
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?\Z")
 _USB = re.compile(r"usb(?::(?P<serial>[A-Za-z0-9._:-]{1,256}))?\Z")
 
@@ -28,6 +29,7 @@ class DirectDevice(AdbdDevice):
     """A device whose adbd we talk to ourselves. One connection serves all calls; a lost one is made anew."""
 
     transport: Literal["adb-direct"] = "adb-direct"
+    lost_hint = "see whether it is on and within reach, and start again"
 
     def __init__(self, address: str, root: str | None = None) -> None:
         """Address a device; nothing is asked of it yet.
@@ -62,6 +64,14 @@ class DirectDevice(AdbdDevice):
     def _ask_features(self) -> str:
         return self._connected().features
 
+    def connect(self) -> None:
+        """See that it can be used.
+
+        Raises:
+            DeviceUnavailableError: nobody answers there, it is no adbd, or it does not trust this host.
+        """
+        self._connected()
+
     def close(self) -> None:
         """Close the connection; the next call makes a new one."""
         with self._connecting:
@@ -79,7 +89,9 @@ class DirectDevice(AdbdDevice):
                 try:
                     self._connection = Connection(transport, signers, self.name)
                 except WireError as error:
-                    raise DeviceUnavailableError(f"say hello to its adbd: {error}", device=self.name) from error
+                    raise DeviceUnavailableError(
+                        f"say hello to its adbd: {error}", device=self.name, hint=_IS_IT_THERE
+                    ) from error
             return self._connection
 
     def _tcp_transport(self) -> Transport:
@@ -92,7 +104,7 @@ class DirectDevice(AdbdDevice):
             raise DeviceUnavailableError(
                 f"connect: {error.strerror or error}",
                 device=self.name,
-                hint="is adbd listening there (`adb tcpip 5555` on a phone), and is the address right?",
+                hint=_IS_IT_THERE,
             ) from error
 
     def _usb_transport(self) -> Transport:

@@ -118,7 +118,11 @@ class AdbServer:
                 told = self.ask("host:devices-l")
             return parse_devices(told)
         except WireError as error:
-            raise DeviceUnavailableError(f"list the devices of the adb server at {self}: {error}") from error
+            raise DeviceUnavailableError(
+                f"list the devices of the adb server at {self}: {error}",
+                hint="is that an adb server? ANDROID_ADB_SERVER_ADDRESS, ANDROID_ADB_SERVER_PORT or ADB_SERVER_SOCKET "
+                f"names another; `adb -P {self.port} kill-server` ends one that hangs",
+            ) from error
 
     def connect(self, address: str) -> None:
         """Connect to ``HOST:PORT`` and wait until the device is listed.

@@ -68,7 +68,9 @@ def resolve(spec: str | None = None) -> Device:
     if kind == "adb-direct" and serial:
         from edgekit.device.adb_direct import DirectDevice
 
-        return DirectDevice(serial)
+        direct = DirectDevice(serial)
+        direct.connect()
+        return direct
     if kind != "adb" or (colon and not serial):
         raise InputError(
             f"use device {spec!r}: not the name of a device",

@@ -46,7 +46,7 @@ def w4(exported: Path) -> Path:
     return exported / "tiny-onnxruntime-w4"
 
 
-@pytest.mark.parametrize("name", ["adb:nosuch", "adb:127.0.0.1:1"])
+@pytest.mark.parametrize("name", ["adb:nosuch", "adb:127.0.0.1:1", "adb-direct:127.0.0.1:1"])
 def test_an_unknown_device(name: str, adb_environment: dict[str, str], w4: Path, tmp_path: Path) -> None:
     for command in (["push", w4], ["probe", w4, *SHORT, "--out", tmp_path / "runs"], ["pull"]):
         code, stderr = run(*command, "-s", name)

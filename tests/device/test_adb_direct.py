@@ -21,7 +21,7 @@ from edgekit.device import adb_packets
 from edgekit.device.adb_direct import DirectDevice
 from edgekit.device.adb_packets import AUTH, AUTH_PUBLIC_KEY, AUTH_SIGNATURE, AUTH_TOKEN, CNXN, STLS
 from edgekit.device.discover import resolve
-from edgekit.errors import DeviceFailedError, InputError, UnauthorizedError
+from edgekit.errors import DeviceFailedError, DeviceUnavailableError, InputError, UnauthorizedError
 
 TOKEN = bytes(range(20))
 BANNER = b"device::ro.product.name=x;features=shell_v2,stat_v2\0"
@@ -146,8 +146,15 @@ def test_what_is_no_adbd_is_no_device(adbd: Callable[[Callable[[socket.SocketIO]
         read_packet(file)
         file.write(answer)
 
-    with pytest.raises(DeviceFailedError, match="adb-direct:127"):
-        DirectDevice(adbd(treat)).run(["true"])
+    address = adbd(treat)
+    with pytest.raises(DeviceFailedError, match="adb-direct:127") as failed:
+        DirectDevice(address).run(["true"])
+    with pytest.raises(DeviceUnavailableError, match="say hello") as caught:
+        resolve(f"adb-direct:{address}")
+    for error in (failed.value, caught.value):
+        text = str(error)
+        assert text.count("adb-direct:") == 1
+        assert text.count("Next: ") == 1
 
 
 def test_wireless_debugging_needs_an_adb_server(adbd: Callable[[Callable[[socket.SocketIO], None]], str]) -> None:
@@ -165,6 +172,10 @@ def test_nobody_listens() -> None:
         port = listener.getsockname()[1]
     with pytest.raises(DeviceFailedError, match="Connection refused"):
         DirectDevice(f"127.0.0.1:{port}").stat("/")
+    with pytest.raises(DeviceUnavailableError, match="Connection refused") as caught:
+        resolve(f"adb-direct:127.0.0.1:{port}")
+    assert caught.value.exit_code == 6
+    assert str(caught.value).count("Next: ") == 1
 
 
 @pytest.mark.parametrize("spec", ["adb-direct:", "adb-direct:a b", "adb-direct:host:0", "adb-direct:host:99999", "usb"])
@@ -174,5 +185,5 @@ def test_addresses_that_are_none(spec: str) -> None:
 
 
 def test_addresses() -> None:
-    for spec in ("adb-direct:10.0.0.2", "adb-direct:[::1]:5555", "adb-direct:usb", "adb-direct:usb:R5CT1"):
-        assert resolve(spec).name == spec
+    for address in ("10.0.0.2", "[::1]:5555", "usb", "usb:R5CT1"):
+        assert DirectDevice(address).name == f"adb-direct:{address}"
