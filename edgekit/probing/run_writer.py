@@ -15,7 +15,7 @@ import msgspec
 from edgekit.schema import codec
 from edgekit.schema.plan import Plan
 from edgekit.schema.run import MANIFEST, Clocks, Conditions, Launch, Run, Stopped
-from edgekit.schema.storage import write_atomically
+from edgekit.schema.storage import naming, write_atomically
 
 
 def now() -> str:
@@ -27,6 +27,7 @@ class EventLog:
     """The growing ``events.jsonl`` of one launch; every chunk reaches the disk as it comes."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = path.open("wb", buffering=0)
 
     def __enter__(self) -> EventLog:
@@ -39,7 +40,11 @@ class EventLog:
 
     def append(self, chunk: bytes) -> None:
         """Keep what the probe sent, verbatim."""
-        self._file.write(chunk)
+        left = memoryview(chunk)
+        with naming(self._path):
+            while left:
+                # A disk that is nearly full takes a part, and says nothing.
+                left = left[self._file.write(left) :]
 
 
 class RunWriter:

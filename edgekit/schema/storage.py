@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from edgekit.errors import HostStorageError
@@ -18,8 +19,24 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write ``data`` beside ``path``, then rename it into place.
 
     Raises:
-        OSError: the file cannot be written; ``path`` is as it was before.
+        OSError: the file cannot be written; ``path`` is as it was before. The error names it.
     """
+    with naming(path):
+        _write_atomically(path, data)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of a write, which knows no name, gets the file's: a full disk must not be taken for the device's."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
