@@ -136,7 +136,10 @@ class Connection:
         self._streams: dict[int, Stream] = {}
         self._numbers = itertools.count(1)
         self._lost: str | None = None
-        self._acknowledgements: deque[tuple[int, int]] = deque()
+        #: What adbd is to be told as soon as nobody sends: command and the stream's two numbers.
+        self._acknowledgements: deque[tuple[int, int, int]] = deque()
+        #: Streams that were given up before adbd had opened them.
+        self._given_up: set[int] = set()
         # A packet under way: a reader that gives up in its middle leaves it to the next.
         self._header = bytearray(_HEADER.size)
         self._payload: bytearray | None = None
@@ -249,6 +252,9 @@ class Connection:
         with self._changed:
             known = self._streams.pop(stream.local_id, None)
             tell = known is not None and not stream.ended and self._lost is None
+            if tell and not stream.remote_id:
+                self._given_up.add(stream.local_id)
+                tell = False
             stream.ended = True
             self._changed.notify_all()
         if tell:
@@ -322,16 +328,20 @@ class Connection:
 
     def _send(self, command: int, arg0: int, arg1: int, data: bytes | memoryview = b"") -> None:
         """Send one packet; the caller holds the lock of sending."""
-        for part in (_HEADER.pack(command, arg0, arg1, len(data), 0, command ^ 0xFFFFFFFF), data):
-            view = memoryview(part)
-            while view:
-                if self._lost is not None:
-                    raise WireError(self._lost)
-                try:
+        begun = False
+        try:
+            for part in (_HEADER.pack(command, arg0, arg1, len(data), 0, command ^ 0xFFFFFFFF), data):
+                view = memoryview(part)
+                while view:
+                    if self._lost is not None:
+                        raise WireError(self._lost)
+                    begun = True
                     view = view[self._transport.write(view, WRITE_TIMEOUT_S) :]
-                except WireError as error:
-                    self._lose(str(error))
-                    raise
+        except BaseException as error:
+            # Also when it was interrupted: adbd would take the next packet for the rest of this one.
+            if begun:
+                self._lose(str(error) if isinstance(error, WireError) else "a packet was cut short")
+            raise
 
     def _acknowledge(self) -> None:
         """Tell adbd what arrived, unless somebody is sending, who does it then.
@@ -341,8 +351,7 @@ class Connection:
         while self._acknowledgements and self._send_lock.acquire(blocking=False):
             try:
                 while self._acknowledgements:
-                    local_id, remote_id = self._acknowledgements.popleft()
-                    self._send(OKAY, local_id, remote_id)
+                    self._send(*self._acknowledgements.popleft())
             finally:
                 self._send_lock.release()
 
@@ -390,7 +399,13 @@ class Connection:
             if stream is None:
                 if command == WRTE:
                     # Of a stream that we closed, which adbd may not know yet: it must not wait for us.
-                    self._acknowledgements.append((arg1, arg0))
+                    self._acknowledgements.append((OKAY, arg1, arg0))
+                elif command == OKAY and arg1 in self._given_up:
+                    # Only now it has a number by which it can be ended, with all that it would do.
+                    self._given_up.discard(arg1)
+                    self._acknowledgements.append((CLSE, arg1, arg0))
+                elif command == CLSE:
+                    self._given_up.discard(arg1)
             elif command == OKAY:
                 stream.remote_id = stream.remote_id or arg0
                 stream.credit += 1
@@ -407,7 +422,7 @@ class Connection:
 
     def _owe_no_more(self, stream: Stream) -> None:
         if stream.queued <= WINDOW_BYTES:
-            self._acknowledgements.extend([(stream.local_id, stream.remote_id)] * stream.owed)
+            self._acknowledgements.extend([(OKAY, stream.local_id, stream.remote_id)] * stream.owed)
             stream.owed = 0
 
     def _lose(self, reason: str) -> None:

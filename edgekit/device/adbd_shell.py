@@ -110,7 +110,9 @@ class ShellSession:
                 ready = selector.select(self._wait_s())
                 events = ready[0][1] if ready else 0
                 if events & selectors.EVENT_WRITE:
-                    self._send_some()
+                    if self._send_some():
+                        # What takes input lives; over a slow link a question would wait behind all that was sent.
+                        silence = Deadline(LIVENESS_S)
                     if not self._outgoing and self._stdin is None:
                         selector.modify(sock, selectors.EVENT_READ)
                 if events & selectors.EVENT_READ:
@@ -139,7 +141,8 @@ class ShellSession:
         except DeviceFailedError as error:
             raise WireError(f"the device is gone ({error.message})") from error
 
-    def _send_some(self) -> None:
+    def _send_some(self) -> bool:
+        """Send what the socket takes of the input; whether it took any."""
         if not self._outgoing and self._stdin is not None:
             self._outgoing = memoryview(self._next_frames(self._stdin))
         sock = self._wire.socket
@@ -147,10 +150,11 @@ class ShellSession:
         try:
             sent = sock.send(self._outgoing)
         except (BlockingIOError, InterruptedError):
-            return
+            return False
         except OSError as error:
             raise WireError(f"connection lost ({error.strerror or error})") from error
         self._outgoing = self._outgoing[sent:]
+        return sent > 0
 
     def _next_frames(self, stdin: Callable[[int], bytes]) -> bytes:
         """Some of the input, as frames; the last says that it ends."""

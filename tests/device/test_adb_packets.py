@@ -127,6 +127,41 @@ def test_a_connection_over_which_nothing_ran_lately_is_tried(
     assert asked in bytes(script.sent)
 
 
+def test_a_packet_that_was_interrupted_ends_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the device would take what is said next for the rest of it, and wait for more."""
+    script = Script(packet(*HELLO) + packet(OKAY, 7, 1), [])
+    connection = Connection(script, no_keys, "adb-direct:x")
+    stream = connection.open(b"sync:", Deadline(5))
+    write = script.write
+
+    def interrupted(data: memoryview, timeout: float) -> int:
+        if len(data) <= 100:
+            return write(data[:100], timeout)
+        write(data[:100], timeout)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stream.send(b"x" * 1000, Deadline(5))
+    said = bytes(script.sent)
+    stream.close()
+    assert connection.lost
+    assert bytes(script.sent) == said
+
+
+def test_what_is_opened_too_late_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that was given up before it began must not run unwatched."""
+    script = Script(packet(*HELLO), [])
+    connection = Connection(script, no_keys, "adb-direct:x")
+    read = script.read_into
+    monkeypatch.setattr(script, "read_into", lambda view, timeout: read(view, timeout) if script._data else None)
+    with pytest.raises(WireError, match="not done after"):
+        connection.open(b"shell:", Deadline(0))
+    script._data = packet(OKAY, 7, 1)
+    assert not connection.lost
+    assert bytes(script.sent).endswith(packet(CLSE, 1, 7))
+
+
 class Answer(Wire):
     """A wire that gives out bytes in pieces, then ends."""
 

@@ -12,7 +12,7 @@ from typing import Literal
 import pytest
 
 from edgekit.device import adbd_shell
-from edgekit.device.adb_wire import EXIT, STDOUT, Wire, WireError, shell_frame
+from edgekit.device.adb_wire import CLOSE_STDIN, EXIT, STDOUT, ShellDecoder, Wire, WireError, shell_frame
 from edgekit.device.adbd_shell import ShellSession
 from edgekit.device.base import Deadline, FileStat
 from edgekit.errors import DeviceFailedError
@@ -109,6 +109,48 @@ def test_output_without_end_is_not_waited_for(
     finally:
         over.set()
         flooding.join()
+
+
+def test_a_device_that_takes_input_is_not_asked_whether_it_lives(
+    link: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a slow link the question waits behind all that was sent before it, and no answer looks like death."""
+
+    class Looks(Deadline):
+        """Passes after so many looks instead of seconds."""
+
+        left_of_it = 50
+
+        @property
+        def passed(self) -> bool:
+            self.left_of_it -= 1
+            return self.left_of_it < 0 if self.seconds == adbd_shell.LIVENESS_S else super().passed
+
+    class Unreachable(Phone):
+        def stat(self, remote: str, *, timeout: float) -> FileStat | None:
+            raise DeviceFailedError("look at /: not done after 10 s", device=self.name)
+
+    here, there = link
+    monkeypatch.setattr(adbd_shell, "Deadline", Looks)
+    pieces = iter([bytes(64 * 1024)] * 1024)
+
+    def take() -> None:
+        decoder = ShellDecoder()
+        while piece := there.recv(1 << 20):
+            if any(kind == CLOSE_STDIN for kind, _ in decoder.feed(piece)):
+                there.sendall(shell_frame(EXIT, b"\0"))
+
+    taking = threading.Thread(target=take)
+    taking.start()
+    wire = Wire(here, Deadline(60))
+    copy = ShellSession(
+        Unreachable(lambda: None), wire, "cat", lambda count: next(pieces, b""), Deadline(60), threading.Event()
+    )
+    try:
+        assert copy.pump(lambda piece: None, lambda piece: None) == 0
+    finally:
+        here.close()
+        taking.join()
 
 
 def test_a_device_that_confirms_no_signal_is_named_with_the_deadline(link: tuple[socket.socket, socket.socket]) -> None:
