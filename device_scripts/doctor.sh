@@ -24,6 +24,8 @@ for tool in sha256sum stat ln find df ps taskset timeout settaskprofile perfetto
 done
 section storage
 try=$root/doctor.$$
+# Of a folder that is there already: whose it is.
+owner=$(stat -Lc %u "$root" 2>/dev/null) && echo "owner $owner"
 if mkdir -p "$try" 2>/dev/null && { true >"$try/file"; } 2>/dev/null; then
     echo writable yes
     ln "$try/file" "$try/link" 2>/dev/null && echo links yes
@@ -32,7 +34,7 @@ if mkdir -p "$try" 2>/dev/null && { true >"$try/file"; } 2>/dev/null; then
     "$try/run" 2>/dev/null && echo executable yes
 fi
 rm -rf "$try"
-rmdir "$root" 2>/dev/null
+[ -n "$owner" ] || rmdir "$root" 2>/dev/null
 section cpuset
 cat /proc/self/cpuset 2>/dev/null
 section cgroup

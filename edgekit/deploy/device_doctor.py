@@ -156,6 +156,9 @@ def _tools(tried: dict[str, str]) -> Check:
 def _storage(device: Device, tried: dict[str, str], known: DeviceFacts | None) -> Check:
     told = parsing_words(tried.get("storage", ""))
     elsewhere = "name another place with EDGEKIT_DEVICE_ROOT"
+    owner, uid = parsing.integer(told.get("owner")), parsing.integer(tried.get("user"))
+    if owner is not None and uid not in (None, 0, owner) and owner != 0:
+        return Check("storage", "problem", f"{device.root} belongs to another user (uid {owner}): not used", elsewhere)
     if told.get("writable") != "yes":
         return Check("storage", "problem", f"{device.root} cannot be written", elsewhere)
     if told.get("executable") != "yes":

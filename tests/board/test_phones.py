@@ -124,6 +124,19 @@ def test_what_a_phone_lacks_is_a_problem(adb_environment: dict[str, str], tmp_pa
         assert "cannot be written" in checks(check_device(device).checks)["storage"].found
 
 
+def test_a_store_of_another_user_is_a_problem(adb_environment: dict[str, str], tmp_path: Path) -> None:
+    with phone(tmp_path / "phone", "moto-g84") as board:
+        device = board.device()
+        make = 'mkdir -m 777 "$1" && chown 1234 "$1"'
+        board.execute(["/bin/sh", "-c", make, "sh", device.root])
+        found = checks(check_device(device).checks)["storage"]
+        assert found.state == "problem"
+        assert "belongs to another user" in found.found
+        assert "EDGEKIT_DEVICE_ROOT" in (found.advice or "")
+        # What it did not make it does not remove.
+        assert device.run(["stat", "-c", "%u", device.root]).stdout == b"1234\n"
+
+
 def test_the_doctor_of_a_plain_board(x86_board: Board) -> None:
     found = check_device(x86_board.device())
     assert found.healthy, [check for check in found.checks if check.state == "problem"]
