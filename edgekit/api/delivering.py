@@ -47,28 +47,35 @@ def push(
         for folder, manifest in zip(folders, manifests, strict=True)
     ]
     if pin and target.transport != "local":  # on this machine nothing is copied
-        from edgekit.deploy.housekeeping import set_pinned
+        from edgekit.deploy.housekeeping import pin as pin_stored
 
         for one in pushed:
-            set_pinned(target, one.directory.removeprefix(f"{target.root}/"), True, progress=progress)
+            pin_stored(target, one.directory.removeprefix(f"{target.root}/"), progress=progress)
     return pushed
 
 
 def prune(
-    *, device: str | None = None, unused_days: int = 30, dry_run: bool = False, progress: Progress = silent
+    *,
+    device: str | None = None,
+    unused_days: int = 30,
+    unpin: Sequence[str] = (),
+    dry_run: bool = False,
+    progress: Progress = silent,
 ) -> Pruned:
     """Remove bundles and runtimes from a device's store that were not used for long and are not pinned.
 
     Args:
         device: as in :func:`push`.
         unused_days: days since the last push or probe; 0 is everything.
+        unpin: what :func:`push` pinned and shall be no longer, as ``bundles/ID``.
         dry_run: only tell what would go.
         progress: told while waiting for another writer.
 
     Raises:
+        InputError: no such directory to unpin; nothing was removed.
         DeviceUnavailableError, DeviceFailedError: no such device, or it failed.
     """
     from edgekit.deploy.housekeeping import prune as prune_store
     from edgekit.device.discover import resolve
 
-    return prune_store(resolve(device), unused_days=unused_days, dry_run=dry_run, progress=progress)
+    return prune_store(resolve(device), unused_days=unused_days, unpin=unpin, dry_run=dry_run, progress=progress)

@@ -19,12 +19,18 @@ from edgekit.reporting.tables import Format
     show_default=True,
     help="Remove what was not pushed or measured for so many days; 0 is everything.",
 )
+@click.option(
+    "--unpin",
+    multiple=True,
+    metavar="NAME",
+    help="Pin this one no longer, as it is listed (bundles/ID); it then goes when its time has come.",
+)
 @click.option("--dry-run", is_flag=True, help="Only tell what would go.")
 @output_option
-def command(device: str | None, unused_days: int, dry_run: bool, output: Format) -> None:
+def command(device: str | None, unused_days: int, unpin: tuple[str, ...], dry_run: bool, output: Format) -> None:
     """Remove bundles and runtimes from a device's store that were not used for long.
 
-    What was pushed with `edgekit push --pin` stays. Runs that wait on the device are not touched.
+    What was pushed with `edgekit push --pin` stays until it is unpinned. Runs that wait on the device are not touched.
 
     \b
     Example:
@@ -33,5 +39,5 @@ def command(device: str | None, unused_days: int, dry_run: bool, output: Format)
     import edgekit
 
     with shown() as progress:
-        pruned = edgekit.prune(device=device, unused_days=unused_days, dry_run=dry_run, progress=progress)
+        pruned = edgekit.prune(device=device, unused_days=unused_days, unpin=unpin, dry_run=dry_run, progress=progress)
     print_pruned(pruned, dry_run, output)

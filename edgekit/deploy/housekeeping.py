@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from edgekit.deploy.lease import Lease, writing
 from edgekit.deploy.store import UNWRITABLE
 from edgekit.deploy.store_script import StoreScript, facts_of
 from edgekit.device import parsing
 from edgekit.device.base import Device, printable
-from edgekit.errors import DeviceFailedError
+from edgekit.errors import DeviceFailedError, InputError
 from edgekit.progress import Progress, silent
 
 _DIRECTORY = re.compile(r"(bundles|runtimes)/[0-9a-f]{64}\Z")
@@ -50,46 +51,66 @@ def stored(device: Device) -> list[StoredDirectory]:
     return _parse(device, StoreScript(device).call("list", doing="list the store"))
 
 
-def prune(device: Device, *, unused_days: int, dry_run: bool = False, progress: Progress = silent) -> Pruned:
+def prune(
+    device: Device,
+    *,
+    unused_days: int,
+    unpin: Collection[str] = (),
+    dry_run: bool = False,
+    progress: Progress = silent,
+) -> Pruned:
     """Remove what was not used for so many days and is not pinned, and contents that lie in no directory.
 
     Args:
         device: whose store.
         unused_days: 0 removes everything that is not pinned.
+        unpin: directories, as ``bundles/ID``, that are pinned no longer.
         dry_run: only tell.
         progress: told while waiting for another writer.
 
     Raises:
+        InputError: no such directory to unpin; nothing was removed.
         DeviceFailedError: the device is lost, read-only or in use by another writer for too long.
     """
     if dry_run:
-        removed, kept = _divide(stored(device), unused_days)
+        removed, kept = _divide(_unpinned(device, stored(device), unpin), unused_days)
         return Pruned(removed, kept, None)
     with writing(device, progress) as lease:
         _demand_writable(device, lease, f"prune {device.root}")
         before = lease.script.call("list", doing="list the store")
-        removed, kept = _divide(_parse(device, before), unused_days)
+        removed, kept = _divide(_unpinned(device, _parse(device, before), unpin), unused_days)
+        for path in unpin:
+            lease.script.call("unpin", path, doing=f"unpin {path}")
         after = lease.script.call("collect", *(one.path for one in removed), doing="prune the store")
         free_before, free_after = parsing.free_bytes(before), parsing.free_bytes(after)
         freed = None if free_before is None or free_after is None else max(0, free_after - free_before)
         return Pruned(removed, kept, freed)
 
 
-def set_pinned(device: Device, path: str, pinned: bool, *, progress: Progress = silent) -> None:
-    """Keep a directory of the store whatever its age, or no longer.
+def pin(device: Device, path: str, *, progress: Progress = silent) -> None:
+    """Keep a directory of the store whatever its age, until it is unpinned (see :func:`prune`).
 
     Args:
         device: whose store.
         path: ``bundles/ID``.
-        pinned: whether it shall stay.
         progress: told while waiting for another writer.
 
     Raises:
-        DeviceFailedError: no such directory, or the device is lost.
+        DeviceFailedError: no such directory, or the device is lost or read-only.
     """
     with writing(device, progress) as lease:
-        _demand_writable(device, lease, f"{'pin' if pinned else 'unpin'} {path}")
-        lease.script.call("pin" if pinned else "unpin", path, doing=f"{'pin' if pinned else 'unpin'} {path}")
+        _demand_writable(device, lease, f"pin {path}")
+        lease.script.call("pin", path, doing=f"pin {path}")
+
+
+def _unpinned(device: Device, found: list[StoredDirectory], unpin: Collection[str]) -> list[StoredDirectory]:
+    if unknown := set(unpin) - {one.path for one in found}:
+        raise InputError(
+            f"unpin {printable(min(unknown), 100)}: no such directory in {device.root}",
+            device=device.name,
+            hint="`edgekit prune --dry-run` lists them, as bundles/ID",
+        )
+    return [replace(one, pinned=one.pinned and one.path not in unpin) for one in found]
 
 
 def _demand_writable(device: Device, lease: Lease, doing: str) -> None:

@@ -26,7 +26,7 @@ from edgekit.device import conditions, facts
 from edgekit.device.adbd import RESUMABLE_BYTES
 from edgekit.device.base import Device, FileStat
 from edgekit.device.local import LocalDevice
-from edgekit.errors import DeviceFailedError, EdgekitError
+from edgekit.errors import DeviceFailedError, EdgekitError, InputError
 from edgekit.progress import ProgressEvent, silent
 
 MIB = 1 << 20
@@ -362,7 +362,7 @@ def test_what_is_long_unused_goes_and_what_is_shared_or_pinned_stays(device: Use
     new = Store(device).place("bundles", [shared, other])
     pinned = Store(device).place("bundles", [own])
     name = pinned.directory.removeprefix(f"{device.root}/")
-    housekeeping.set_pinned(device, name, True)
+    housekeeping.pin(device, name)
     for placed in (old, pinned):
         device.plain.run(["touch", "-d", "2020-01-01 00:00:00", placed.directory])
     before = listing(device)
@@ -374,7 +374,13 @@ def test_what_is_long_unused_goes_and_what_is_shared_or_pinned_stays(device: Use
     for placed, one in ((new, shared), (new, other), (pinned, own)):
         assert content(device, f"{placed.directory}/{one.name}") == one.local.read_bytes()
     assert Store(device).place("bundles", [shared, own]).bytes_sent == 0
-    housekeeping.set_pinned(device, name, False)
+    with pytest.raises(InputError, match="no such directory"):
+        housekeeping.prune(device, unused_days=0, unpin=[name, "bundles/x"])
+    assert [one.pinned for one in housekeeping.prune(device, unused_days=9999, dry_run=True).kept].count(True) == 1
+    assert len(housekeeping.prune(device, unused_days=0, unpin=[name], dry_run=True).removed) == 3
+    assert [one.path for one in housekeeping.prune(device, unused_days=0, dry_run=True).kept] == [name]
+    # Whoever unpins does not have to remove.
+    housekeeping.prune(device, unused_days=9999, unpin=[name])
     assert len(housekeeping.prune(device, unused_days=0).removed) == 3
     assert [one for one in listing(device) if one.startswith(("objects", "bundles"))] == []
     assert Store(device).place("bundles", [shared]).bytes_sent == MIB
@@ -506,7 +512,7 @@ def test_read_only_storage(new_board: Callable[..., Board], tmp_path: Path) -> N
     assert "EDGEKIT_DEVICE_ROOT" in (caught.value.hint or "")
     for change in (
         lambda: housekeeping.prune(device, unused_days=0),
-        lambda: housekeeping.set_pinned(device, "x", True),
+        lambda: housekeeping.pin(device, "x"),
     ):
         with pytest.raises(DeviceFailedError, match="cannot be written") as caught:
             change()
