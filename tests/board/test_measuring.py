@@ -49,6 +49,8 @@ def test_bundles_are_compared_on_a_board(exported: Path, x86_board: Board, tmp_p
     assert left.stdout.strip() == b""
     report = edgekit.report(runs, out=tmp_path / "report.html")
     assert x86_board.serial in report.read_text(encoding="utf-8")
+    # Neither does the runtime leave anything elsewhere.
+    assert x86_board.execute(["find", "/root", "/data/local/tmp", "-name", "[.M]*"]).stdout == b""
 
 
 def test_the_kernels_that_a_board_runs_are_its_own_report(exported: Path, x86_board: Board, tmp_path: Path) -> None:

@@ -48,6 +48,18 @@ def test_a_whole_launch(launch, model: ProbeModel, library: Path, abi: str) -> N
     assert recorded == sorted(recorded)
 
 
+def test_the_runtime_reports_to_nobody_and_leaves_nothing(
+    launch, model: ProbeModel, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    homes = {name: tmp_path / name for name in ("HOME", "XDG_CACHE_HOME", "TMPDIR")}
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    for name, folder in homes.items():
+        folder.mkdir()
+        monkeypatch.setenv(name, str(folder))
+    assert launch(model.plan(library, TRIALS[:1])).exit_code == 0
+    assert [path for folder in homes.values() for path in folder.iterdir()] == []
+
+
 def test_golden_answer_is_what_the_python_package_computes(launch, model: ProbeModel, library: Path) -> None:
     answer = launch(model.plan(library, [])).only(GoldenResult)
     assert answer.tokens == model.golden.tokens
