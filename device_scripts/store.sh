@@ -85,17 +85,18 @@ lease() { # OWNER MINUTES
         # Of those who see that it is void, one moves it away; the next may find that of who was faster.
         if void "$moved"; then rm -rf "$moved"; else mv "$moved" "$root/lease" 2>/dev/null; fi
     fi
+    full=yes
     for _ in 1 2 3; do
         if mkdir "$root/lease" 2>/dev/null; then
-            { echo "$token" >"$root/lease/token" && echo "$1" >"$root/lease/owner"; } 2>/dev/null && break
+            { echo "$token" >"$root/lease/token" && echo "$1" >"$root/lease/owner"; } 2>/dev/null && full=no && break
             # Full to the last byte: a lease of nobody would keep everybody out.
             rm -rf "$root/lease"
         fi
-        [ -d "$root/lease" ] && break
+        [ -d "$root/lease" ] && full=no && break
         # Just given up, perhaps with the store, or there is no room for a folder.
         mkdir -p "$root" 2>/dev/null
     done
-    if [ ! -d "$root/lease" ]; then
+    if [ "$full" = yes ]; then
         echo "lease unwritable"
         return
     fi

@@ -358,6 +358,9 @@ class AdbdDevice(ABC):
             yield wire
             self._heard = time.monotonic()
         except WireError as error:
+            if deadline.passed:
+                # Slow is not gone: behind what is still on its way, to try the connection would take long.
+                self._heard = time.monotonic()
             raise self._failed(doing, error) from error
         finally:
             with self._counting:

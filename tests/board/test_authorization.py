@@ -28,6 +28,7 @@ from sweep_making import plan_of
 import edgekit
 from edgekit.cli.main import _exit_code
 from edgekit.device import adb_packets
+from edgekit.device.adb_direct import DirectDevice
 from edgekit.device.adb_server import AdbServer
 from edgekit.device.discover import list_devices, resolve
 from edgekit.errors import DeviceUnavailableError, EdgekitError, InputError, UnauthorizedError
@@ -229,7 +230,7 @@ def test_a_key_that_is_none_is_named(
 
 @pytest.mark.parametrize("closed", ["the key", "its folder"])
 def test_a_key_of_another_user_is_named(board: Board, closed: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    device = resolve(f"adb-direct:{board.serial}")
+    device = DirectDevice(board.serial)
     # Not in pytest's own folder, which is closed to other users as a whole.
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
