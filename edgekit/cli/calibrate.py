@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgekit.cli.options import IntegerList, device_option, output_option
+from edgekit.cli.options import FiniteRange, IntegerList, device_option, output_option
 from edgekit.cli.progress import shown
 from edgekit.cli.tables import print_calibration, print_rates
 from edgekit.reporting.tables import Format
@@ -29,7 +29,7 @@ from edgekit.reporting.tables import Format
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="Time after which no further round begins [default: 40].",
 )
 @click.option(

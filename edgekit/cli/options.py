@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,9 @@ MAX_LIST = 1000
 #: Longer than any measurement, and the most that the probe takes.
 MAX_DURATION_S = 7 * 24 * 3600.0
 
-_RANGE = re.compile(r"(\d+)-(\d+)(?:([+*])(\d+))?")
+#: Far beyond any count that is measured; longer digits are no number to work with.
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})(?:([+*])([0-9]{1,18}))?")
 
 
 class IntegerList(click.ParamType[list[int]]):
@@ -37,7 +40,7 @@ class IntegerList(click.ParamType[list[int]]):
         found: list[int] = []
         for part in str(value).split(","):
             part = part.strip()
-            if part.isdigit():
+            if _NUMBER.fullmatch(part):
                 found.append(int(part))
             elif match := _RANGE.fullmatch(part):
                 found += self._range(part, match, param, ctx)
@@ -62,6 +65,17 @@ class IntegerList(click.ParamType[list[int]]):
         if not values:
             self.fail(f"{part!r} is empty", param, ctx)
         return values
+
+
+class FiniteRange(click.FloatRange):
+    """A number between bounds. Click takes NaN for one: it is below no minimum and above no maximum."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse; what is no finite number is refused."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return number
 
 
 class Duration(click.ParamType[float]):
@@ -252,7 +266,7 @@ def measure_options(function: CallableT) -> CallableT:
         click.option(
             "--gap",
             "gap_s",
-            type=click.FloatRange(min=0),
+            type=FiniteRange(min=0),
             help="Seconds of rest between launches [default: the protocol's].",
         ),
         click.option("--affinity", type=IntegerList(0), help="CPUs to run on [default: left to the scheduler]."),
@@ -282,7 +296,7 @@ def measure_options(function: CallableT) -> CallableT:
         click.option(
             "--max-temperature",
             "max_temperature_c",
-            type=click.FloatRange(min=-40, max=150),
+            type=FiniteRange(min=-40, max=150),
             help="Degrees Celsius of the processor to wait for [default: the device profile's].",
         ),
         click.option(

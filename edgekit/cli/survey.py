@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgekit.cli.options import device_option, out_option, output_option
+from edgekit.cli.options import FiniteRange, device_option, out_option, output_option
 from edgekit.cli.progress import shown
 from edgekit.cli.survey_tables import print_preview, print_survey
 from edgekit.reporting.tables import Format
@@ -18,7 +18,7 @@ from edgekit.reporting.tables import Format
 @click.option("--source", metavar="NAME", help="Judge a published survey's own figures instead: paper.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, and do nothing.")
 @click.option("--judge-only", is_flag=True, help="Judge what is measured already, and measure nothing.")
-@click.option("--gap", "gap_s", type=click.FloatRange(min=0), help="Seconds of rest between launches.")
+@click.option("--gap", "gap_s", type=FiniteRange(min=0), help="Seconds of rest between launches.")
 @click.option("--allow-unfaithful", is_flag=True, help="Measure bundles that fail the gate or the golden check, too.")
 @device_option
 @out_option("survey", "the survey: what was done, bundles, runs")

@@ -44,7 +44,10 @@ def places(facts: DeviceFacts, threads: Sequence[int] | None = None) -> list[lis
     if not threads:
         counts.append(len(cpus))
     if max(counts) > len(cpus):
-        raise InputError(f"calibrate with {max(counts)} threads: the device has {len(cpus)} cores")
+        raise InputError(
+            f"calibrate with {max(counts)} threads: the device has {len(cpus)} cores",
+            hint=f"give at most {len(cpus)} to -t",
+        )
     found = [cpus[:count] for count in counts]
     for cluster in clusters if len(clusters) > 1 and not threads else []:
         found += [cluster.cpus[:1], list(cluster.cpus)]

@@ -20,6 +20,10 @@ from edgekit.schema.run import DeviceFacts, Warmup
 
 #: A device is cool long before; beyond it the option is a slip of the finger.
 MAX_GAP_S = 3600.0
+#: A launch a second would take days.
+MAX_ROUNDS = 1_000_000
+#: What the probe reads of a plan's numbers, and every reader of runs keeps.
+MAX_SEED = 2**63 - 1
 #: Where a protocol names no number of tokens to decode: short enough to see the speed change, and to cost no memory.
 SUSTAINED_TOKENS = 64
 #: How long the first round warms up to see where warm-up ends: the later half of each must be settled.
@@ -164,7 +168,8 @@ def check_tests(protocol: Protocol, *, what: str, context: int, cpus: int) -> No
 
     Raises:
         InputError: nothing to measure, a test longer than the context or a context that the protocol does not
-            want, more threads than cores, or a rest of negative length.
+            want, more threads than cores, more rounds than anybody waits for, a seed beyond 64 bits, or a
+            rest of negative length.
     """
     depths = {"prefill": protocol.depths, "decode": decode_depths(protocol)}
     lengths = {"prefill": max(protocol.prompts, default=0), "decode": max(protocol.generates, default=0)}
@@ -194,6 +199,13 @@ def check_tests(protocol: Protocol, *, what: str, context: int, cpus: int) -> No
         )
     if protocol.max_load is not None and not 0 <= protocol.max_load <= 1:
         raise InputError("plan the session: a load is a share of all CPUs' time", hint="give 10%, say")
+    if max(protocol.repetitions, protocol.max_repetitions) > MAX_ROUNDS:
+        raise InputError(
+            f"plan the session: more than {MAX_ROUNDS} rounds asked for",
+            hint="lower -r and --max-repetitions; --precision ends when the interval is narrow enough",
+        )
+    if abs(protocol.seed) > MAX_SEED:
+        raise InputError("plan the session: the seed does not fit 64 bits", hint="give a smaller number to --seed")
     if not 0 <= protocol.gap_s <= MAX_GAP_S:
         raise InputError(
             f"plan the session: a gap of {protocol.gap_s:g} s between launches cannot be",

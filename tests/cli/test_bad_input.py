@@ -182,6 +182,10 @@ def test_damaged_gguf_files(
         (["schema", "nosuch"], 2, "'nosuch'"),
         (["pull", "nosuch"], 3, "'nosuch'"),
         (["pull", "-s", "nosuch"], 3, "'nosuch'"),
+        (["calibrate", "--seconds", "nan"], 2, "no finite number"),
+        (["survey", "demo", "--gap", "nan"], 2, "no finite number"),
+        (["probe", "nosuch", "--max-temperature", "nan"], 2, "no finite number"),
+        (["probe", "nosuch", "-p", "²"], 2, "no number"),
     ],
 )
 def test_bad_arguments(

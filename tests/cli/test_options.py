@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.cli.options import MAX_LIST, IntegerList, NameList
+from edgekit.cli.options import MAX_LIST, FiniteRange, IntegerList, NameList
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,12 @@ def test_nonsense_is_refused(text: str) -> None:
         IntegerList().convert(text, None, None)
 
 
+@pytest.mark.parametrize("text", ["²", "٣", "1-²", "9" * 5000, "1-" + "9" * 5000])
+def test_digits_that_are_no_number_to_work_with_are_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        IntegerList().convert(text, None, None)
+
+
 def test_a_minimum_is_kept() -> None:
     with pytest.raises(click.BadParameter):
         IntegerList(1).convert("0,1", None, None)
@@ -46,6 +52,13 @@ def test_any_text_gives_a_bounded_list_or_a_message(text: str) -> None:
     assert values
     assert len(values) <= MAX_LIST * 10
     assert len(set(values)) == len(values)
+
+
+@pytest.mark.parametrize("text", ["nan", "NaN", "inf", "-inf", "1e999", "-1", "x"])
+def test_what_is_no_finite_number_is_refused(text: str) -> None:
+    assert FiniteRange(min=0).convert("1.5", None, None) == 1.5
+    with pytest.raises(click.BadParameter):
+        FiniteRange(min=0).convert(text, None, None)
 
 
 def test_names() -> None:

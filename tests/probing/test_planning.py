@@ -164,6 +164,9 @@ def test_the_surveys_procedure_decodes_after_the_prompt_and_rests() -> None:
         ({"gap_s": -1.0}, "gap of -1 s"),
         ({"gap_s": float("nan")}, "gap of nan s"),
         ({"decode_depths": [2040], "generates": [64]}, "needs 2104 tokens"),
+        ({"seed": 2**63}, "does not fit 64 bits"),
+        ({"repetitions": 10**9}, "more than 1000000 rounds"),
+        ({"max_repetitions": 10**30}, "more than 1000000 rounds"),
         ({"decode_depths": [], "prompts": [0]}, "no test is left"),
     ],
 )
