@@ -30,6 +30,7 @@ from edgekit.progress import Progress, ProgressEvent, silent
 from edgekit.resources import cache_dir
 from edgekit.schema import run as run_schema
 from edgekit.schema.bundle import Bundle
+from edgekit.schema.imported import MANIFEST as IMPORTED
 from edgekit.schema.run import Run
 
 STAGE = "read runs"
@@ -105,6 +106,11 @@ def find_runs(paths: Iterable[Path | str]) -> list[Path]:
         inside = [path]
         if not (path / run_schema.MANIFEST).is_file():
             inside = sorted(entry.parent for entry in path.glob(f"*/{run_schema.MANIFEST}"))
+            if not inside and (any(path.glob(f"*/{IMPORTED}")) or (path / IMPORTED).is_file()):
+                raise InputError(
+                    f"read runs from {path}: it holds only imported results, which have no events",
+                    hint="compare and report show imported results; everything else needs runs that edgekit measured",
+                )
             if not inside:
                 raise InputError(
                     f"read runs from {path}: there is no {run_schema.MANIFEST}, and no run in it",
@@ -281,7 +287,11 @@ def _checksum(path: str, stamp: bytes, data: bytes, launches: bytes) -> int:
 
 def _write(file: Path, entries: dict[str, tuple[bytes, RunData]]) -> None:
     """Keep entries and forget runs that are gone; without effect where the index cannot be written."""
-    rows = [_row(key, stamp, data) for key, (stamp, data) in entries.items()]
+    rows = []
+    for key, (stamp, data) in entries.items():
+        # A number that no 64 bits hold (a hand wrote it): such a run is read from its files each time.
+        with contextlib.suppress(OverflowError):
+            rows.append(_row(key, stamp, data))
     for attempt in (1, 2):
         try:
             file.parent.mkdir(parents=True, exist_ok=True)

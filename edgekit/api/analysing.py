@@ -64,7 +64,7 @@ def operators(runs: Sequence[str | Path], *, by: Sequence[str] = ("module", "ope
     """Where the time of profiled runs went (see :func:`edgekit.probe`, ``profile``).
 
     Args:
-        runs: run directories.
+        runs: run directories, or folders that hold them.
         by: what to tell apart: ``module`` (always), ``operator``, ``layer``, ``weights``.
 
     Returns:
@@ -75,8 +75,9 @@ def operators(runs: Sequence[str | Path], *, by: Sequence[str] = ("module", "ope
     """
     from edgekit.analysis.load import load_run
     from edgekit.analysis.operators import breakdown
+    from edgekit.analysis.run_index import find_runs
 
-    return breakdown([load_run(Path(run)) for run in runs], by)
+    return breakdown([load_run(run) for run in find_runs(runs)], by)
 
 
 def report(
@@ -100,15 +101,21 @@ def report(
         The file's path.
 
     Raises:
-        InputError: a run is missing or broken, or the meter's file is of no use.
+        InputError: a run is missing or broken, none was measured, or the meter's file is of no use.
         HostStorageError: the file cannot be written.
     """
     from edgekit.analysis.interchange.importing import find_imported
     from edgekit.analysis.run_index import find_runs, load_runs, without_collection
+    from edgekit.errors import InputError
     from edgekit.reporting.html import write_report
 
     path = Path(out)
     measured, imported = find_imported(runs)
+    if imported and not measured:
+        raise InputError(
+            f"write report to {path}: only imported results were given, none that edgekit measured",
+            hint="name a measured run as well; `edgekit compare` shows imported results by themselves",
+        )
     with without_collection():
         loaded = load_runs(find_runs(measured), progress=progress)
         meter = _meter(loaded, power_meter, power_offset)

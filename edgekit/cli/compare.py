@@ -90,15 +90,23 @@ def command(
     comparison = edgekit.compare(runs, baseline=baseline, **power)
     beyond = regressions(comparison, limits)
     if junit is not None:
+        from edgekit.errors import HostStorageError
         from edgekit.reporting.ci import junit_xml
         from edgekit.schema.storage import write_atomically
 
-        write_atomically(junit, junit_xml(comparison, beyond))
+        try:
+            write_atomically(junit, junit_xml(comparison, beyond))
+        except OSError as error:
+            raise HostStorageError(
+                f"write JUnit XML to {junit}: {error.strerror or error}", hint="choose another place with --junit"
+            ) from error
     if output == "github":
         _print_github(comparison, beyond)
     elif output.startswith(LLAMA_BENCH):
         from edgekit.reporting.llama_bench import render_llama_bench
 
+        if comparison.imported:
+            click.echo(f"left out: {len(comparison.imported)} imported, which are not ours to write", err=True)
         click.echo(render_llama_bench(comparison, output.removeprefix(LLAMA_BENCH)), nl=False)  # type: ignore[arg-type]
     else:
         print_comparison(comparison, output)  # type: ignore[arg-type]

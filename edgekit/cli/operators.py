@@ -24,7 +24,7 @@ from edgekit.reporting.tables import Format
 def command(runs: tuple[Path, ...], by: list[str], output: Format) -> None:
     """Show where the time of profiled RUNS went: by part of the model and by operator.
 
-    RUNS are those of `edgekit probe --profile`.
+    RUNS are those of `edgekit probe --profile`, or folders that hold them.
 
     \b
     Example:

@@ -14,6 +14,8 @@ _SEQUENCE = 1
 #: Tracks are told by numbers of our choice; the first is the device.
 _DEVICE = 1
 _BYTES = "B"
+#: An annotation's numbers have 64 bits; a larger one is written as text.
+_MOST = 2**63 - 1
 
 
 def write_timeline(timeline: RunTimeline, path: Path) -> None:
@@ -137,12 +139,12 @@ class _Writer:
             annotation.name = _text(key)
             if isinstance(value, bool):
                 annotation.bool_value = value
-            elif isinstance(value, int):
+            elif isinstance(value, int) and -_MOST - 1 <= value <= _MOST:
                 annotation.int_value = value
             elif isinstance(value, float):
                 annotation.double_value = value
             else:
-                annotation.string_value = _text(value)
+                annotation.string_value = _text(str(value))
         self._events.append(packet)
         return event
 

@@ -257,6 +257,12 @@ def test_imported_results_stand_beside_ours_without_a_verdict(tmp_path: Path) ->
     assert "119.03" in page
     with pytest.raises(InputError, match="was imported"):
         load_run(folder)
+    with pytest.raises(InputError, match="only imported results were given"):
+        edgekit.report([tmp_path / "theirs"], out=tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+    for path in (folder, tmp_path / "theirs"):
+        with pytest.raises(InputError, match="holds only imported results"):
+            edgekit.query("SELECT run FROM runs", [path])
 
 
 def test_hostile_names_stay_text_in_the_report(tmp_path: Path) -> None:
@@ -318,4 +324,6 @@ def test_the_commands_import_and_export(tmp_path: Path, capsys: pytest.CaptureFi
     assert "implausible" in captured.err
     [path] = Session(tmp_path / "ours", bundles=[bundle("w8")], threads=(1,)).write()
     assert _exit_code(["compare", str(path), folder, "-o", "llama-bench-jsonl"]) == 0
-    assert [json.loads(line)["n_gen"] for line in capsys.readouterr().out.splitlines()] == [0, 64]
+    captured = capsys.readouterr()
+    assert [json.loads(line)["n_gen"] for line in captured.out.splitlines()] == [0, 64]
+    assert captured.err == "left out: 1 imported, which are not ours to write\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -198,6 +199,18 @@ def test_broken_runs_are_errors_or_left_out_as_asked(tmp_path: Path, runs: list[
     [left] = load_runs(runs, on_broken=told.append)
     assert left.path == runs[1]
     assert len(told) == 1
+
+
+def test_a_run_with_a_number_beyond_64_bits_is_read_and_not_kept(
+    tmp_path: Path, runs: list[Path], reads: list[str]
+) -> None:
+    manifest = runs[0] / "run.json"
+    manifest.write_text(re.sub(r'"seed": \d+', f'"seed": {10**30}', manifest.read_text()))
+    index = tmp_path / "cache" / "index.sqlite"
+    first = load_runs(runs, index=index)
+    assert first[0].run.protocol["seed"] == 10**30
+    assert load_runs(runs, index=index) == first
+    assert reads == [runs[0].name, runs[1].name, runs[0].name]
 
 
 def test_few_runs_need_no_index(runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

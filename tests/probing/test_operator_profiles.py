@@ -191,6 +191,7 @@ def test_a_profiled_run_is_no_speed(
     assert any("profiled" in fault for fault in found.faults)
     with pytest.raises(InputError, match="none of the runs was profiled"):
         edgekit.operators([plain])
+    assert {row.run for row in edgekit.operators([one.parent]).rows} == {path.name for path in profiled.values()}
     with pytest.raises(InputError, match="no breakdown by 'colour'"):
         edgekit.operators([one], by=["colour"])
     assert _exit_code(["operators", str(one), str(plain), "--by", "module", "-o", "json"]) == 0

@@ -96,6 +96,15 @@ def test_the_command_passes_without_a_regression(
     assert "## edgekit compare with w4" in out
 
 
+def test_junit_that_cannot_be_written_is_said(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    target = tmp_path / "file" / "compare.xml"
+    assert _exit_code(["compare", *map(str, runs), "--junit", str(target)]) == 10
+    assert f"write JUnit XML to {target}: " in capsys.readouterr().err
+
+
 def test_a_mistyped_limit_is_wrong_usage(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert _exit_code(["compare", str(runs[0]), "--fail-if", "slowr:3%"]) == 2
     assert "slower:3%" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,16 @@ def test_hostile_strings_stay_strings(tmp_path: Path, capsys: pytest.CaptureFixt
     read = read_trace(tmp_path / "t.pftrace")
     assert read.process == f"{HOSTILE} w4 on {HOSTILE}"
     assert read.marks["run"][0].details["model"] == HOSTILE
+
+
+def test_numbers_beyond_64_bits_are_written_as_text(run: Path, tmp_path: Path) -> None:
+    events = run / "launches" / "001" / "events.jsonl"
+    lines = events.read_text().splitlines(keepends=True)
+    [loaded] = [at for at, line in enumerate(lines) if '"event":"loaded"' in line]
+    lines[loaded] = re.sub(r'"threads":\d+', f'"threads":{10**30}', lines[loaded])
+    events.write_text("".join(lines))
+    assert edgekit.timeline(run, out=tmp_path / "t.pftrace") == tmp_path / "t.pftrace"
+    assert str(10**30).encode() in (tmp_path / "t.pftrace").read_bytes()
 
 
 def test_what_cannot_be_written_or_read_is_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
