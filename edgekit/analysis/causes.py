@@ -244,6 +244,8 @@ def _memory_bound(q: _Question) -> Iterator[Cause]:
     line = q.roofline
     if line is None or line.bound != "bandwidth" or line.share.median < NEAR_THE_ROOF or line.exceeded:
         return
+    if line.in_cache:
+        return
     text = (
         f"{line.share.median:.0%} of what {line.bandwidth_gb_s.median:.3g} GB/s allow "
         f"for {line.bytes_read / 1e6:.1f} MB a {'token' if q.test.kind == 'decode' else 'prompt'}"

@@ -47,6 +47,8 @@ class Roofline(msgspec.Struct, frozen=True, kw_only=True):
     #: Name of the device profile, and whether its figures were measured on this device.
     profile: str
     measured: bool
+    #: Whether all that is read stays in the caches of the test's own cores, so that no memory's bandwidth limits it.
+    in_cache: bool = False
 
     @property
     def exceeded(self) -> bool:
@@ -94,6 +96,7 @@ def roofline_of(data: RunData, test: Test, speed: Interval, profile: DeviceProfi
         ),
         profile=profile.name,
         measured=profile.measured is not None,
+        in_cache=profile.measured is not None and read <= profile.measured.own_cache_bytes(test.threads),
     )
 
 

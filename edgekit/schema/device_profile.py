@@ -111,6 +111,11 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     #: ``real``, or why times mean nothing (see :class:`edgekit.schema.run.DeviceFacts`).
     fidelity: Literal["real", "emulated", "simulated"]
 
+    def own_cache_bytes(self, threads: int) -> int:
+        """The most that stays in caches which a core shares with no other, over that many cores; 0 where not told."""
+        own = [cache.bytes for cache in self.caches if cache.cpus.isdecimal() and cache.kind != "Instruction"]
+        return max(own, default=0) * threads
+
     def place(self, threads: int, cpus: Sequence[int] | None = None) -> MeasuredPlace:
         """The figures with that many threads, or the nearest number of them.
 

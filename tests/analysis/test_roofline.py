@@ -14,6 +14,7 @@ from edgekit.analysis.load import load_run
 from edgekit.analysis.roofline import bytes_read
 from edgekit.reporting.remarks import roofline_notes
 from edgekit.schema.bundle import AuditedOperator
+from edgekit.schema.calibration import Cache
 from edgekit.schema.device_profile import Interval, Measured, MeasuredPlace, device_identity, load_device_profile
 
 
@@ -54,6 +55,13 @@ def test_the_share_is_of_what_was_measured_on_the_device(tmp_path: Path) -> None
     # fp32 reads 7.5 of 10 GB a second.
     assert rows[0].roofline.share.median == pytest.approx(0.75, abs=0.05)
     assert [cause.kind for cause in rows[0].causes] == ["memory bound"]
+    # What stays in the cores' own caches is not read from memory; a cache that cores share says nothing of them.
+    for shared, kinds in (("0", []), ("0-3", ["memory bound"])):
+        large = Cache(level=2, kind="Unified", bytes=2**40, cpus=shared)
+        near = msgspec.structs.replace(profile, measured=msgspec.structs.replace(measured, caches=[large]))
+        [row, *_] = [row for row in compare(runs, profiles=[near]).rows if row.kind == "decode"]
+        assert row.roofline.in_cache is (not kinds)
+        assert [cause.kind for cause in row.causes] == kinds
     # Calibrated while others kept the device busy: no roof, and nothing is explained by it.
     slow = msgspec.structs.replace(place, bandwidth_gb_s=Interval(median=3.0))
     low = msgspec.structs.replace(profile, measured=msgspec.structs.replace(measured, places=[slow]))
