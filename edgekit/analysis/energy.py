@@ -137,7 +137,7 @@ def _of_trial(source: _Source, result: TrialResult) -> tuple[float, float, float
         return objection
     if (end - start) * source.refreshed_hz < LEAST_CHANGES:
         return (
-            f"{source.name}: a trial of {end - start:.2f} s is too short for a value that changes "
+            f"{source.name}: a trial of {end - start:.3g} s is too short for a value that changes "
             f"{source.refreshed_hz:.3g} times a second (measure more tokens)"
         )
     try:

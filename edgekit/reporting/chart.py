@@ -14,6 +14,10 @@ BAR_STEP = 34
 MIB = 2**20
 #: Pixels for the labels of bars: half of a plot.
 _BAR_LABEL = 215
+#: Pixels of a plot to the right of its axis, and of a legend's symbol with the gap to the next column, of one
+#: character, and of the longest label, which is cut there.
+_LEGEND, _LEGEND_SYMBOL, _LEGEND_CHARACTER, _LEGEND_LABEL = 375, 34, 7.5, 150
+_LEGEND_COLUMNS = 4
 
 
 def inline(values: list[dict[str, Any]]) -> Any:
@@ -35,6 +39,15 @@ def colours(labels: Sequence[str]) -> Any:
     import altair as alt
 
     return alt.Color("colour:N", scale=scale_of(labels), legend=None)
+
+
+def legend(labels: Sequence[str], symbol: str, **look: Any) -> Any:
+    """A legend above a plot, in as many columns as labels of that length leave room for."""
+    import altair as alt
+
+    column = _LEGEND_SYMBOL + min(_LEGEND_CHARACTER * max(map(len, labels), default=0), _LEGEND_LABEL)
+    columns = max(1, min(_LEGEND_COLUMNS, int(_LEGEND // column)))
+    return alt.Legend(title=None, values=list(labels), columns=columns, symbolType=symbol, symbolOpacity=1, **look)
 
 
 def bar_axis() -> Any:

@@ -210,8 +210,10 @@ def _busy(runs: Sequence[RunData]) -> list[str]:
     for (device, session), taken in sessions.items():
         if taken.share is not None and taken.share > MAX_LOAD:
             which = f"{device}, session {session}" if len(sessions) > 1 else device
+            # Ticks of the kernel cannot tell of a single short trial what they tell of all together.
+            told = f" (more than {MAX_LOAD:.0%} in {taken.disturbed} of {taken.trials})" if taken.disturbed else ""
             found.append(
                 f"{plain_text(which)}: other programs or a hypervisor took {taken.share:.0%} of the processor's time "
-                f"during the trials (more than {MAX_LOAD:.0%} in {taken.disturbed} of {taken.trials})"
+                f"during the trials{told}"
             )
     return found

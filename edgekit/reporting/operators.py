@@ -23,6 +23,8 @@ _KEYS = (
     "share_high",
     "samples",
 )
+#: Medians of repetitions that are alike add up to the whole within this.
+_ADDS_UP = 0.05
 _NOTES = (
     "Timing every operator slows all of them: read the shares, not the times.",
     "share: of the test's time, median and 95% interval over its repetitions",
@@ -65,7 +67,21 @@ def operator_table(found: Breakdown) -> Table:
         Column("95%", _interval, right=True),
     ]
     keys = [key for key in _KEYS if key not in ("operator", "layer", "weights") or key in found.by]
-    return Table(records, keys, columns, [*_NOTES, *found.faults], name="operators")
+    return Table(records, keys, columns, [*_NOTES, *_scattered(found), *found.faults], name="operators")
+
+
+def _scattered(found: Breakdown) -> list[str]:
+    """Tests whose shares do not add up to the whole, in words: the medians of repetitions that differ need not."""
+    sums: dict[tuple[str, int, str], float] = {}
+    for row in found.rows:
+        key = (row.label, row.test.threads, row.test.name)
+        sums[key] = sums.get(key, 0.0) + row.share
+    return [
+        f"{label} {test} with {threads} {'thread' if threads == 1 else 'threads'}: its repetitions differ, so that the "
+        f"medians add up to {formats.percent(total)} of its time. Next: more repetitions (-r), on a quiet device."
+        for (label, threads, test), total in sums.items()
+        if abs(total - 1) > _ADDS_UP
+    ]
 
 
 def _interval(record: Record) -> str:

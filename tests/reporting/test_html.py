@@ -13,13 +13,15 @@ import pytest
 from data_runs import Session, bundle, device
 
 from edgekit.analysis.compare import compare
+from edgekit.analysis.disturbance import Others
 from edgekit.analysis.load import RunData, load_run
 from edgekit.errors import HostStorageError, InputError
 from edgekit.progress import ProgressEvent
-from edgekit.reporting import condensed
+from edgekit.reporting import condensed, html
 from edgekit.reporting.answers import advice, answers, choices
 from edgekit.reporting.formats import number
 from edgekit.reporting.html import render_report, script_json, write_report
+from edgekit.reporting.remarks import speed_notes
 
 MAX_BYTES = 5_000_000
 HOSTILE = (
@@ -344,3 +346,23 @@ def test_answers_do_not_depend_on_what_is_shown(runs: list[RunData], monkeypatch
     monkeypatch.setattr(condensed, "MANY", 1)
     monkeypatch.setattr(condensed, "SHOWN", 1)
     assert shown(render_report(runs)) == whole
+
+
+def test_a_busy_device_is_said_without_a_count_that_nobody_could_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [load_run(path) for path in Session(tmp_path, bundles=[bundle("w4")], threads=(1,), rounds=1).write()]
+    for disturbed, told in ((0, "during the trials"), (3, "during the trials (more than 10% in 3 of 9)")):
+        taken = Others(trials=9, disturbed=disturbed, taken_ns=58 * 10**8, available_ns=10**10)
+        monkeypatch.setattr(html, "others", lambda run, taken=taken: taken)
+        said = render_report(runs).split("took 58% of the processor")[1].split(".")[0]
+        assert said.endswith(told)
+
+
+def test_a_note_that_names_many_tests_is_whole(tmp_path: Path) -> None:
+    names = [f"a-model-of-a-rather-long-name-number-{number}" for number in range(9)]
+    session = Session(tmp_path, bundles=[bundle("w4", model=name) for name in names], threads=(1,), rounds=3, noise=0.5)
+    runs = [load_run(path) for path in session.write()]
+    [note] = [note for note in speed_notes(compare(runs)) if note.startswith("Unstable samples")]
+    assert len(note) > 300
+    assert note[-60:].replace("'", "&#39;") in render_report(runs)

@@ -159,6 +159,21 @@ def test_no_cell_is_squeezed_and_no_label_of_a_plot_leaves_the_page(
     assert outside == []
 
 
+def test_a_legend_of_long_names_stays_within_its_plot(browser: Chromium, tmp_path: Path) -> None:
+    bundles = [bundle("w4", model=f"rather-long-model-{number}") for number in range(5)]
+    runs = [load_run(path) for path in Session(tmp_path / "runs", bundles=bundles, threads=(1,)).write()]
+    report = write_report(runs, tmp_path / "report.html")
+    browser.resize(1200)
+    browser.open(report)
+    outside = browser.evaluate(
+        """[...document.querySelectorAll('svg.plot text')].filter(e =>
+            e.textContent.startsWith('rather-long-model')
+            && e.getBoundingClientRect().right > e.closest('svg').getBoundingClientRect().right + 8
+          ).map(e => e.textContent)"""
+    )
+    assert outside == []
+
+
 def test_everything_can_be_reached_by_keyboard(browser: Chromium, report: Path) -> None:
     browser.resize(390)
     browser.open(report)

@@ -18,6 +18,8 @@ from edgekit.analysis.comparison import Comparison, Row
 from edgekit.analysis.energy import Energy
 from edgekit.analysis.load import load_run
 from edgekit.analysis.memory import MemorySplit
+from edgekit.analysis.metrics import Test
+from edgekit.analysis.operators import Breakdown, OperatorTime
 from edgekit.errors import InputError
 from edgekit.reporting import formats
 from edgekit.reporting.comparison import (
@@ -26,6 +28,7 @@ from edgekit.reporting.comparison import (
     print_comparison,
     render_comparison,
 )
+from edgekit.reporting.operators import operator_table
 from edgekit.reporting.remarks import cause_notes
 from edgekit.reporting.tables import render
 
@@ -210,6 +213,19 @@ def test_memory_and_energy_have_tables_where_they_are_known(tmp_path: Path) -> N
     [record] = [entry for entry in json.loads(render_comparison(found, "json")) if entry["memory"]]
     assert record["memory"]["kv_cache"] == 20 * MIB
     assert record["energy"]["joules_per_token"] == 0.25
+
+
+def test_shares_that_do_not_add_up_are_said() -> None:
+    def note(*shares: float) -> list[str]:
+        rows = [
+            OperatorTime("run", "w4", Test(1, "decode", 16), "FFN", name, None, None, 1, 1.0, share, None, None, 3)
+            for name, share in zip("ab", shares, strict=True)
+        ]
+        return operator_table(Breakdown(("module", "operator"), rows)).notes[2:]
+
+    assert note(0.59, 0.4) == []
+    [said] = note(0.43, 0.2)
+    assert said.startswith("w4 tg16 with 1 thread: its repetitions differ, so that the medians add up to 63.0%")
 
 
 def test_a_cause_that_several_tests_share_is_told_once(comparison: Comparison) -> None:

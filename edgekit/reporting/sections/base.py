@@ -14,6 +14,8 @@ from edgekit.reporting.tables import Table
 
 #: Paths and kernel versions fit; a device that answers with a novel does not fill the report.
 MAX_CELL = 300
+#: A note may name many tests, and ends with what to do next.
+MAX_NOTE = 2000
 #: A command is there to be repeated, so it is kept whole unless it is absurd.
 MAX_COMMAND = 4000
 

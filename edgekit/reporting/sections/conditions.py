@@ -9,7 +9,7 @@ from typing import Any
 from edgekit.analysis import metrics
 from edgekit.analysis.load import LaunchData, RunData
 from edgekit.analysis.sensors import series
-from edgekit.reporting.chart import inline, scale_of
+from edgekit.reporting.chart import inline, legend, scale_of
 from edgekit.reporting.formats import plain_text
 from edgekit.reporting.sections.base import Cells, Plot, Report, Section, texts
 from edgekit.schema.event import Hello
@@ -126,14 +126,13 @@ def _dots(dots: Sequence[dict[str, Any]], labels: Sequence[str], *, title: str, 
 
     step = -(-len(dots) // MAX_DOTS)
     shown = [label for label in labels if any(dot["label"] == label for dot in dots)]
-    legend = alt.Legend(title=None, values=shown, symbolOpacity=1, symbolType="circle", symbolStrokeWidth=0)
     return (
         alt.Chart(inline(list(dots[::step])))
         .mark_circle(size=26, opacity=0.75)
         .encode(
             x=alt.X("at:Q", axis=alt.Axis(title="seconds since the first launch", grid=False)),
             y=alt.Y("value:Q", axis=alt.Axis(title=title), scale=alt.Scale(zero=zero)),
-            color=alt.Color("label:N", scale=scale_of(labels), legend=legend),
+            color=alt.Color("label:N", scale=scale_of(labels), legend=legend(shown, "circle", symbolStrokeWidth=0)),
             description=alt.Description("about:N"),
         )
         .properties(height=190)

@@ -11,7 +11,7 @@ from edgekit.reporting.chart import bar_axis, bar_label, colours, inline, scale_
 from edgekit.reporting.comparison import comparison_table, ratio_text, speed_text, verdict_text
 from edgekit.reporting.formats import plain_text
 from edgekit.reporting.remarks import imported_notes, speed_notes
-from edgekit.reporting.sections.base import MAX_CELL, Cells, Plot, Report, Section, texts
+from edgekit.reporting.sections.base import MAX_NOTE, Cells, Plot, Report, Section, texts
 
 ORDER = 30
 
@@ -24,7 +24,7 @@ def section(report: Report) -> Section | None:
         "Ratios with their 95% intervals; a filled point is a difference that is faster or slower beyond chance.",
         _ratio_plots(report.comparison, report.labels),
         [_speed_table(report.comparison)],
-        [plain_text(note, MAX_CELL) for note in [*speed_notes(report.comparison), *imported_notes(report.comparison)]],
+        [plain_text(note, MAX_NOTE) for note in [*speed_notes(report.comparison), *imported_notes(report.comparison)]],
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgekit.reporting.comparison import energy_table
 from edgekit.reporting.formats import plain_text
 from edgekit.reporting.remarks import no_energy_notes
-from edgekit.reporting.sections.base import MAX_CELL, Report, Section, cells_of
+from edgekit.reporting.sections.base import MAX_NOTE, Report, Section, cells_of
 
 ORDER = 56
 
@@ -22,5 +22,5 @@ def section(report: Report) -> Section | None:
         "Energy",
         "Energy per token with what it rests on: the repetitions, and what the sensor's rate leaves open.",
         tables=[cells_of(table, "Joules per token")] if table else [],
-        notes=[plain_text(note, MAX_CELL) for note in notes],
+        notes=[plain_text(note, MAX_NOTE) for note in notes],
     )

@@ -11,7 +11,7 @@ from edgekit.analysis import metrics
 from edgekit.analysis.comparison import Comparison
 from edgekit.analysis.load import RunData
 from edgekit.reporting import formats
-from edgekit.reporting.chart import MAX_POINTS, inline, scale_of
+from edgekit.reporting.chart import MAX_POINTS, inline, legend, scale_of
 from edgekit.reporting.sections.base import Cells, Plot, Report, Section, texts, threads_text
 
 ORDER = 40
@@ -124,7 +124,7 @@ def _token_latency(series: Sequence[TokenSeries], labels: Sequence[str]) -> Any:
     colour = alt.Color(
         "label:N",
         scale=scale_of(labels),
-        legend=alt.Legend(title=None, values=shown, symbolOpacity=1, symbolType="square", symbolStrokeWidth=0),
+        legend=legend(shown, "square", symbolStrokeWidth=0),
     )
     base = alt.Chart(inline(values)).encode(
         x=alt.X(

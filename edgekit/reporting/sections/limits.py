@@ -10,7 +10,7 @@ from edgekit.reporting import formats
 from edgekit.reporting.chart import bar_axis, bar_label, colours, inline
 from edgekit.reporting.formats import plain_text
 from edgekit.reporting.remarks import roofline_notes, shared_causes
-from edgekit.reporting.sections.base import MAX_CELL, Cells, Plot, Report, Section, texts
+from edgekit.reporting.sections.base import MAX_NOTE, Cells, Plot, Report, Section, texts
 
 ORDER = 35
 #: Bars that a plot can hold; the table has all of them.
@@ -21,7 +21,7 @@ def section(report: Report) -> Section | None:
     """The roofline where the device is known, and the causes found in the data."""
     rows = [row for row in report.comparison.rows if row.roofline is not None]
     tables = [_roofline_table(rows), _cause_table(report.comparison)]
-    notes = [plain_text(note, MAX_CELL) for note in roofline_notes(report.comparison)]
+    notes = [plain_text(note, MAX_NOTE) for note in roofline_notes(report.comparison)]
     if not rows:
         notes.append("No profile of this device: `edgekit calibrate` measures what it allows, and what is reached.")
     if not rows and not any(table.rows for table in tables):

@@ -10,7 +10,7 @@ from edgekit.reporting import formats
 from edgekit.reporting.chart import MIB, Stack, stacked
 from edgekit.reporting.comparison import first_rows, memory_table
 from edgekit.reporting.formats import plain_text
-from edgekit.reporting.sections.base import MAX_CELL, Cells, Plot, Report, Section, cells_of, texts
+from edgekit.reporting.sections.base import MAX_NOTE, Cells, Plot, Report, Section, cells_of, texts
 from edgekit.reporting.svg import series_colour
 
 ORDER = 51
@@ -31,7 +31,7 @@ def section(report: Report) -> Section | None:
         "the system; private ones are copies that the runtime made.",
         _plots(rows[:MAX_BARS]),
         [cells_of(table, "Parts of the resident memory"), _growth_table(report.comparison)],
-        [plain_text(note, MAX_CELL) for note in table.notes],
+        [plain_text(note, MAX_NOTE) for note in table.notes],
         wide=True,
     )
 

@@ -9,7 +9,7 @@ from edgekit.analysis.operators import OperatorTime, breakdown
 from edgekit.reporting.chart import BAR_STEP, bar_axis, bar_label, inline
 from edgekit.reporting.formats import plain_text
 from edgekit.reporting.operators import operator_table
-from edgekit.reporting.sections.base import MAX_CELL, Plot, Report, Section, cells_of
+from edgekit.reporting.sections.base import MAX_NOTE, Plot, Report, Section, cells_of
 from edgekit.reporting.svg import series_colour
 from edgekit.schema.operators import MODULES
 
@@ -30,7 +30,7 @@ def section(report: Report) -> Section | None:
     table = operator_table(breakdown(profiled, ("module", "operator")))
     records = [{**entry, "label": names[entry["run"]]} for entry in table.records if entry["share"] >= MIN_SHARE]
     shown = type(table)(records, table.keys, table.columns, table.notes)
-    notes = [plain_text(note, MAX_CELL) for note in table.notes]
+    notes = [plain_text(note, MAX_NOTE) for note in table.notes]
     if len(records) < len(table.records):
         rest = len(table.records) - len(records)
         notes.append(f"{rest} rows below {MIN_SHARE:.0%} are left out; `edgekit operators` shows all of them.")

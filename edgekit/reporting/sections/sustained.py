@@ -7,7 +7,7 @@ from typing import Any
 
 from edgekit.analysis.sustained import Sustained, sustained
 from edgekit.reporting import formats
-from edgekit.reporting.chart import MAX_POINTS, inline, scale_of
+from edgekit.reporting.chart import MAX_POINTS, inline, legend, scale_of
 from edgekit.reporting.formats import plain_text
 from edgekit.reporting.sections.base import MAX_CELL, Cells, Plot, Report, Section, texts, threads_text
 
@@ -102,8 +102,7 @@ def _table(found: Sequence[tuple[str, Sustained]]) -> Cells:
 def _colour(labels: Sequence[str], shown: Sequence[str]) -> Any:
     import altair as alt
 
-    legend = alt.Legend(title=None, values=list(shown), symbolOpacity=1, symbolType="stroke")
-    return alt.Color("label:N", scale=scale_of(labels), legend=legend)
+    return alt.Color("label:N", scale=scale_of(labels), legend=legend(shown, "stroke"))
 
 
 def _speed(found: Sequence[tuple[str, Sustained]], labels: Sequence[str]) -> Any:
