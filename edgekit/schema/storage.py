@@ -18,6 +18,8 @@ _UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}")
 def write_atomically(path: Path, data: bytes) -> None:
     """Write ``data`` beside ``path``, then rename it into place.
 
+    What is there and no file, such as a pipe or ``/dev/null``, is written to and stays what it is.
+
     Raises:
         OSError: the file cannot be written; ``path`` is as it was before. The error names it.
     """
@@ -37,6 +39,9 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
+    if path.exists() and not path.is_file() and not path.is_dir():
+        path.write_bytes(data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)

@@ -1,9 +1,11 @@
-"""A host's disk that is full."""
+"""Files that are written whole or not at all, and a host's disk that is full."""
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,28 @@ def test_events_reach_a_disk_that_takes_a_part_at_a_time(tmp_path: Path) -> None
             log.append(b"90123")
     assert caught.value.filename == str(path)
     assert path.read_bytes() == b"1234567890"
+
+
+def test_a_file_is_replaced_and_nothing_stays_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "below" / "file"
+    for data in (b"one", b"two"):
+        write_atomically(path, data)
+        assert path.read_bytes() == data
+    assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+    with pytest.raises(OSError, match="directory"):
+        write_atomically(path.parent, b"three")
+
+
+def test_what_is_no_file_is_written_to_and_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    # Held open at both ends, so that nobody waits for the other.
+    held = os.open(pipe, os.O_RDWR)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(write_atomically, pipe, b"through").result(timeout=30)
+        assert stat.S_ISFIFO(pipe.stat().st_mode)
+        assert os.read(held, 100) == b"through"
+    finally:
+        os.close(held)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["pipe"]
