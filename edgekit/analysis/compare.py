@@ -70,11 +70,15 @@ def compare(
     pairs: dict[int, Pair] = {}
     faults: list[str] = []
     levels: list[SustainedLevel] = []
+    sessions: set[str] = set()
     for data, label, facts in zip(runs, names, derived, strict=True):
         faults += [f"{label}: {fault}" for fault in (*data.faults, *facts.dropped)]
         if facts.mixed_kernels:
             faults.append(f"{label}: {facts.mixed_kernels}")
         found, warming = (base_samples, base_warmup) if data is base else _split(facts)
+        if data.run.session not in sessions:
+            sessions.add(data.run.session)
+            faults += [f"{label}: {text}" for text in _not_reached(data)]
         if data.run.profiled:
             faults.append(f"{label}: was profiled, so that its times are no speed")
         levels += [_level(entry, data, label) for entry in facts.sustained]
@@ -131,6 +135,14 @@ def _split(facts: RunFacts) -> tuple[dict[Test, list[Sample]], dict[Test, list[f
 def _marks(measured: Sequence[Sample]) -> dict[str, int]:
     """How many of the samples carry each mark, the most frequent first."""
     return dict(Counter(mark for sample in measured for mark in sample.marks).most_common())
+
+
+def _not_reached(data: RunData) -> list[str]:
+    """That a session ended before its intervals were as narrow as was asked for."""
+    asked, stopped = data.run.protocol.get("precision"), data.run.stopped
+    if not isinstance(asked, float) or stopped is None or stopped.reason not in ("budget", "most repetitions"):
+        return []
+    return [f"the precision of {100 * asked:.3g}% that was asked for was not reached: {stopped.text}"]
 
 
 def _level(entry: Sustained, data: RunData, label: str) -> SustainedLevel:

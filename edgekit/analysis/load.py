@@ -111,7 +111,8 @@ def load_run(path: Path | str) -> RunData:
     launches = [_load_launch(directory, launch, run) for launch in run.launches]
     faults = []
     if run.status != "done":
-        faults.append(f"the run is not complete: {run.status}")
+        why = "" if run.stopped is None else run.stopped.text
+        faults.append(f"the run is not complete: {run.status}" + (f": {why}" if why not in ("", run.status) else ""))
     for data in launches:
         where = f"launch {data.launch.index}"
         if data.launch.status != "done":

@@ -16,7 +16,7 @@ from edgekit.analysis.labels import labels
 from edgekit.analysis.load import RunData, load_run
 from edgekit.errors import InputError
 from edgekit.schema import codec
-from edgekit.schema.run import Run
+from edgekit.schema.run import Run, Stopped
 
 LATER = {"name": "2026-01-06T100000-def456", "began": "2026-01-06T10:00:00Z"}
 
@@ -220,6 +220,33 @@ def test_gaps_are_named(tmp_path: Path) -> None:
     assert {row.recipe for row in found.rows} == {"w8"}
     assert sum("no events" in fault for fault in found.faults) == 3
     assert found.faults[-1] == "w4: no trial was measured"
+
+
+def stopped(path: Path, status: str, **fields: object) -> None:
+    run = codec.read(path / "run.json", Run)
+    ended = Stopped(rounds=3, **fields)
+    changed = msgspec.structs.replace(run, status=status, stopped=ended, protocol={**run.protocol, "precision": 0.02})
+    (path / "run.json").write_bytes(codec.encode(changed))
+
+
+def test_a_precision_that_was_not_reached_is_said_once_a_session(tmp_path: Path) -> None:
+    paths = Session(tmp_path, bundles=[bundle("w8"), bundle("w4")], threads=(1,), rounds=3).write()
+    for path in paths:
+        stopped(path, "done", reason="budget", text="a further round would exceed the budget of 15 s")
+    assert compare([load_run(path) for path in paths]).faults == [
+        "w8: the precision of 2% that was asked for was not reached: a further round would exceed the budget of 15 s"
+    ]
+    for path in paths:
+        stopped(path, "done", reason="precision", text="every interval is within 2.00% of its median")
+    assert compare([load_run(path) for path in paths]).faults == []
+
+
+def test_a_run_that_is_not_complete_says_why(tmp_path: Path) -> None:
+    [path] = Session(tmp_path, bundles=[bundle("w8")], threads=(1,), rounds=3).write()
+    stopped(path, "failed", reason="not ready", text="wait for local to be cool and quiet: after 4 s it was not")
+    assert load_run(path).faults == [
+        "the run is not complete: failed: wait for local to be cool and quiet: after 4 s it was not"
+    ]
 
 
 def test_bad_calls_are_refused(runs: list[RunData]) -> None:
