@@ -117,11 +117,15 @@ def _exit_code(arguments: list[str] | None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
         click.echo("edgekit: interrupted", err=True)
+        # Click hides the interruption behind an error of its own.
+        _print_notes(error if isinstance(error, KeyboardInterrupt) else error.__cause__)
         return EXIT_INTERRUPTED
     except EdgekitError as error:
-        return _fail(error)
+        code = _fail(error)
+        _print_notes(error)
+        return code
     except BrokenPipeError:
         # The reader of our output left (`edgekit models | head`): not a failure of ours.
         sys.stderr.close()
@@ -144,6 +148,14 @@ _interrupted = threading.Event()
 def _interrupt(number: int, frame: object) -> None:
     _interrupted.set()
     raise KeyboardInterrupt
+
+
+def _print_notes(error: BaseException | None) -> None:
+    """What became of the work until then, as whoever ended it noted."""
+    from edgekit.reporting.formats import plain_text
+
+    for note in getattr(error, "__notes__", ()):
+        click.echo(plain_text(note, _MAX_LINE), err=True)
 
 
 def _fail(error: EdgekitError) -> int:

@@ -174,6 +174,9 @@ class Session:
         for writer in writers:
             ended = Stopped(reason=reason, text=text, rounds=rounds.done)
             writer.finish("interrupted" if interrupted else "failed", None, ended)
+        if rounds.done:
+            places = ", ".join(str(writer.directory) for writer in writers)
+            error.add_note(f"kept, with {rounds.done} whole {'round' if rounds.done == 1 else 'rounds'}: {places}")
         # A device that was lost keeps its copy: it may know more than the host.
         if not isinstance(error, DeviceFailedError | DeviceUnavailableError):
             with contextlib.suppress(EdgekitError):

@@ -372,13 +372,17 @@ def test_an_interrupted_session_leaves_no_probe(number: int, w4: Path, measured:
     long = ["-p", "256", "-n", "200", "-r", "400", "-t", "1", "--out", str(runs)]
 
     def begun(_: str) -> bool:
-        return any(events.stat().st_size for events in runs.glob("*/launches/001/events.jsonl"))
+        # The second round has begun, so that the first is whole.
+        return any(events.stat().st_size for events in runs.glob("*/launches/002/events.jsonl"))
 
     code = stopped_by(number, ["probe", str(w4), *long], begun, tmp_path / "stderr")
     assert code == 130
     assert "Traceback" not in (tmp_path / "stderr").read_text()
     (directory,) = runs.iterdir()
     assert json.loads((directory / "run.json").read_text())["status"] == "interrupted"
+    kept = (tmp_path / "stderr").read_text().splitlines()[-1]
+    assert kept.startswith("kept, with ")
+    assert kept.endswith(f": {directory}")
     assert [path for path in everything(runs) if Path(path).name.startswith(".")] == []
     alive = [
         command
