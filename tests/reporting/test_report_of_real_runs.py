@@ -67,12 +67,19 @@ def test_its_plots_are_drawn_and_nothing_is_asked_for(browser: Chromium, report:
         assert min(marks) > 5, f"a plot of {anchor} is nearly empty"
 
 
-def test_modules_make_up_the_whole_time(report: Path) -> None:
+def test_every_module_is_in_the_breakdown(report: Path) -> None:
     text = report.read_text(encoding="utf-8")
     described = re.search(r'aria-label="Share of the time of decode by module: ([^"]*)"', text)
     assert described
     shares: dict[str, float] = {}
     for bar, share in re.findall(r"(tg8, 1t: [^;]+?) [A-Za-z ]+ (\d+)%", described[1]):
         shares[bar.strip()] = shares.get(bar.strip(), 0.0) + int(share)
-    assert len(shares) == 2
-    assert all(90 <= whole <= 110 for whole in shares.values()), shares
+    # Medians of repetitions that a busy machine disturbed need not add up to the whole; all of them are drawn.
+    whole: dict[str, float] = {}
+    for row in edgekit.operators([report.parent / "runs"], by=["module"]).rows:
+        if row.test.name == "tg8":
+            whole[row.label] = whole.get(row.label, 0.0) + 100 * row.share
+    assert len(shares) == len(whole) == 2
+    for label, total in whole.items():
+        [drawn] = [drawn for bar, drawn in shares.items() if label.split(" ")[0] in bar]
+        assert abs(drawn - total) <= 10, (shares, whole)
