@@ -158,6 +158,7 @@ def test_rows_are_rounded_as_pytorch_rounds_them(library, rows, dim, size, shift
     dim=st.sampled_from([1, 3, 8, 16, 20, 33, 64, 80, 96, 100, 128, 192, 256, 512]),
     queries=st.one_of(st.just(1), st.integers(1, 70)),
     start=st.one_of(st.just(0), st.integers(0, 200)),
+    spare=st.sampled_from([0, 5]),
     scale=st.sampled_from([0.05, 0.125, 1.0]),
     size=st.sampled_from([0.1, 1.0, 8.0]),
     threads=st.sampled_from([1, 2]),
@@ -166,12 +167,12 @@ def test_rows_are_rounded_as_pytorch_rounds_them(library, rows, dim, size, shift
     seed=st.integers(0, 2**31),
 )
 # Scores of hundreds, which eager happens to sum ten times closer.
-@example(3, 1, 512, 29, 0, 1.0, 8.0, 1, None, False, 6)
+@example(3, 1, 512, 29, 0, 5, 1.0, 8.0, 1, None, False, 6)
 def test_attention_is_what_pytorch_computes(
-    kernel, kv_heads, group, dim, queries, start, scale, size, threads, window, eight, seed
+    kernel, kv_heads, group, dim, queries, start, spare, scale, size, threads, window, eight, seed
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    heads, context = kv_heads * group, start + queries + 5
+    heads, context = kv_heads * group, start + queries + spare
     q = torch.randn(queries, heads, dim, generator=generator) * size
     k = torch.randn(context, kv_heads, dim, generator=generator)
     v = torch.randn(context, kv_heads, dim, generator=generator)
@@ -368,7 +369,14 @@ def test_a_golden_record_of_another_model_is_told_apart(launch, program: Path, g
 def test_a_program_that_cannot_be_loaded(launch, program: Path, tmp_path: Path) -> None:
     whole = program.read_bytes()
     broken = tmp_path / "broken.pte"
-    for content, said in ((whole[:-4096], "cut short"), (b"", "no ExecuTorch program"), (b"ONNX" * 64, "no Exec")):
+    newer = whole[:4] + b"ET13" + whole[8:]
+    for content, said in (
+        (whole[:-4096], "cut short"),
+        (whole[:40], "it has 40 bytes, as if it were cut short"),
+        (b"", "no ExecuTorch program"),
+        (newer, "of a version this probe reads (ET12): it says ET13"),
+        (b"ONNX" * 64, "of a version this probe reads (ET12)"),
+    ):
         broken.write_bytes(content)
         assert said in launch(plan_for(broken, TRIALS)).refused("model", 5)
     launch(plan_for(tmp_path / "missing.pte", TRIALS)).refused("model", 5)
@@ -434,6 +442,16 @@ def test_a_program_whose_tokens_have_another_shape(launch, tmp_path: Path) -> No
     path = tmp_path / "flat.pte"
     path.write_bytes(to_edge(exported).to_executorch().buffer)
     assert "the program's tokens are not [1, n]" in launch(plan_for(path, TRIALS)).refused("model", 5)
+
+
+def test_a_context_that_the_program_does_not_have(launch, program: Path, golden: Golden) -> None:
+    """A bundle that says more tokens fit than do: seen by the golden check, before anything runs out of the cache."""
+    plan = plan_for(program, [Trial(id=0, kind="prefill", tokens=CONTEXT + 9)], golden)
+    artefact = msgspec.structs.replace(plan.artefact, context_length=CONTEXT + 10)
+    said = launch(msgspec.structs.replace(plan, artefact=artefact)).refused("model", 5)
+    assert f"has a cache of {CONTEXT} positions, and its bundle says it has {CONTEXT + 10}" in said
+    less = msgspec.structs.replace(plan.artefact, context_length=CONTEXT - 10)
+    assert launch(msgspec.structs.replace(plan, artefact=less, trials=TRIALS[2:])).exit_code == 0
 
 
 def test_longer_than_the_context(launch, program: Path) -> None:

@@ -5,10 +5,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cctype>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
-#include <cstdio>
 #include <cstring>
 #include <optional>
 #include <vector>
@@ -59,8 +59,14 @@ void check_file(const std::string& path) {
   unsigned char head[64] = {};
   const std::size_t got = std::fread(head, 1, sizeof head, file);
   std::fclose(file);
-  if (got < sizeof head || std::memcmp(head + 4, "ET12", 4) != 0)
-    fail_model(path + " is no ExecuTorch program of a version this probe reads (ET12)");
+  if (got < sizeof head)
+    fail_model(path + " is no ExecuTorch program: it has " + std::to_string(got) + " bytes, as if it were cut short");
+  if (std::memcmp(head + 4, "ET12", 4) != 0) {
+    const std::string name(reinterpret_cast<const char*>(head) + 4, 4);
+    const bool other = name.compare(0, 2, "ET") == 0 && std::isdigit(head[6]) && std::isdigit(head[7]);
+    fail_model(path + " is no ExecuTorch program of a version this probe reads (ET12)" +
+               (other ? ": it says " + name : ""));
+  }
   if (std::memcmp(head + 8, "eh00", 4) == 0) {
     const auto number = [&](int at) {
       std::uint64_t value = 0;
@@ -92,6 +98,8 @@ void tell_faults(et_timestamp_t, et_pal_log_level_t level, const char* file, con
     std::string& names = missing_operators();
     names += (names.empty() ? "" : ", ") + std::string(name ? name + 2 : message + 18);
   }
+  // What follows a kernel that failed: numbers of types.
+  if (std::strncmp(message, "arg ", 4) == 0) return;
   if (level == kError || level == kFatal) std::fprintf(stderr, "ExecuTorch: %s (%s:%zu)\n", message, file, line);
 }
 
@@ -249,6 +257,17 @@ class ExecutorchModel {
       throw Fault(Exit::kRun, "run", "the program's output is not one row of " + std::to_string(artefact_.vocab) + " logits");
     logits_ = output.toTensor().const_data_ptr<float>();
     past_ += count;
+    if (!context_known_) check_context();
+  }
+
+  // The program does not say how much fits in its cache; its first pass shows it. A short convolution keeps fewer rows.
+  void check_context() {
+    std::size_t held = 0;
+    for (const CacheTensor& tensor : cache_tensors()) held = std::max(held, tensor.positions);
+    if (held > 0 && held < static_cast<std::size_t>(artefact_.context_length))
+      fail_model(artefact_.model_path + " has a cache of " + std::to_string(held) +
+                 " positions, and its bundle says it has " + std::to_string(artefact_.context_length));
+    context_known_ = true;
   }
 
   static void check(et::Error error, const char* attempted) {
@@ -280,6 +299,7 @@ class ExecutorchModel {
   std::int64_t pass_tokens_ = 0;
   std::int64_t prepared_ = 0;
   std::int64_t past_ = 0;
+  bool context_known_ = false;
   const float* logits_ = nullptr;
 };
 
