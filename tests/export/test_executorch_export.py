@@ -16,12 +16,14 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, MixtralConfig, Qwen2Config, Qwen3Config
 
 from edgekit.errors import InputError, UnfaithfulError, UnsupportedError
+from edgekit.resources import device_scripts_dir
 from edgekit.schema.integrity import check_bundle
 from edgekit.schema.recipe import load_recipe, recipe_names, with_kv_cache
 from edgekit_export.executorch import decoder
 from edgekit_export.executorch.decoder import build_decoder
 from edgekit_export.executorch.formats import formats_of
 from edgekit_export.executorch.keys import TABLE
+from edgekit_export.executorch.lower_attention import MAX_HEAD
 from edgekit_export.executorch.masks import read_mask
 from edgekit_export.executorch.pack import pack, unpack
 from edgekit_export.executorch.stored import StoredProgram
@@ -209,6 +211,12 @@ def test_what_cannot_be_done_is_refused_by_name() -> None:
         build_decoder(MixtralConfig(**SMALL, num_local_experts=4), context=CONTEXT)
     with pytest.raises(UnsupportedError, match="64 learned positions"):
         build_decoder(families.family("gpt2").config(n_positions=64), context=CONTEXT + 1)
+    kernels = device_scripts_dir() / "probe" / "executorch"
+    for source in ("kernels.cpp", "attention_block.h"):
+        assert f"kMaxDim = {MAX_HEAD};" in (kernels / source).read_text(), "the probe's kernels have room for as many"
+    build_decoder(LlamaConfig(**SMALL, head_dim=MAX_HEAD), context=CONTEXT)
+    with pytest.raises(UnsupportedError, match="heads of 514 numbers, and the probe's attention takes 512"):
+        build_decoder(LlamaConfig(**SMALL, head_dim=MAX_HEAD + 2), context=CONTEXT)
     with pytest.raises(UnsupportedError, match="neither causal nor a sliding window"):
         read_mask(lambda batch, head, query, key: (key <= query) & (key // 16 == query // 16), 64)
 

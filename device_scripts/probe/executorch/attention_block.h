@@ -15,7 +15,7 @@ namespace edgekit {
 // Scores of one block are kept on the stack, so nothing is allocated while a pass runs.
 constexpr std::int64_t kKeys = 64;
 constexpr std::int64_t kQueries = 8;
-// The widest head of any published decoder is 256; wider ones go the slow way through the same code.
+// The widest head of the decoders served is 256. Export refuses what is wider than this, and so does the kernel.
 constexpr std::int64_t kMaxDim = 512;
 // Below this many multiplications waking other threads costs more than it saves.
 constexpr std::int64_t kWorthSharing = 32 * 1024;

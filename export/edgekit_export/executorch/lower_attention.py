@@ -9,6 +9,9 @@ from edgekit_export.executorch.graph import Literal, More, Parameter, Shape, Tab
 from edgekit_export.executorch.lower_base import LoweringBase, Seen
 from edgekit_export.executorch.masks import mask_name
 
+#: The widest head that the probe's attention takes; ExecuTorch's own, which the gate runs, takes any.
+MAX_HEAD = 512
+
 
 class AttentionOps(LoweringBase):
     """``_do_NAME`` lowers ``edgekit.NAME``."""
@@ -31,6 +34,11 @@ class AttentionOps(LoweringBase):
             return self._softcapped(q, k, v, int(layer), float(scale), window or None, float(softcap))
         if slopes:
             q, k = self._biased(q, k, float(scale), list(slopes))
+        if (k.shape[-1] or 0) > MAX_HEAD:
+            raise UnsupportedError(
+                f"export to ExecuTorch: heads of {k.shape[-1]} numbers, and the probe's attention takes {MAX_HEAD}",
+                hint="export it to onnxruntime",
+            )
         v = self._padded(v, k.shape[-1])
         inputs: tuple[Value, ...] = (q, k, v)
         if window:
