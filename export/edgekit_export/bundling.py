@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import glob
+import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +15,9 @@ from pathlib import Path
 from edgekit.errors import HostStorageError, InputError
 from edgekit.schema import codec
 from edgekit.schema.bundle import MANIFEST, Bundle
+
+if sys.platform != "win32":
+    import fcntl
 
 #: A full, read-only or forbidden disk: the user's to solve, unlike other faults.
 _STORAGE = (
@@ -26,10 +32,15 @@ _STORAGE = (
     errno.ENOTDIR,
 )
 
+#: Where the bundle that is replaced lies meanwhile.
+_OLD = "old"
+
 
 @contextmanager
 def new_bundle(target: Path) -> Iterator[Path]:
     """A folder to fill, which becomes ``target`` when the context ends well and vanishes otherwise.
+
+    What a killed export of the same bundle left beside it is removed first.
 
     Raises:
         InputError: ``target`` holds something that is no bundle.
@@ -38,14 +49,11 @@ def new_bundle(target: Path) -> Iterator[Path]:
     refuse_to_overwrite(target)
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.part-", dir=target.parent))
-        try:
+        with _beside(target, "part") as scratch:
             # mkdtemp keeps others out; a bundle is as readable as any file its owner makes.
             scratch.chmod(0o755)
             yield scratch
             _publish(scratch, target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_manifest(directory: Path, bundle: Bundle) -> None:
@@ -87,13 +95,66 @@ def _publish(scratch: Path, target: Path) -> None:
         scratch.rename(target)
         return
     # A folder cannot be renamed onto a full one: the old one steps aside first.
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
-    try:
-        target.rename(aside / "old")
+    with _beside(target, "old") as aside:
+        target.rename(aside / _OLD)
         try:
             scratch.rename(target)
         except OSError:
-            (aside / "old").rename(target)
+            (aside / _OLD).rename(target)
             raise
+
+
+@contextmanager
+def _beside(target: Path, kind: str) -> Iterator[Path]:
+    """A hidden folder beside ``target`` that goes when the context ends, or, once this process was killed, later."""
+    with _held(target.parent, wait=True):
+        _remove_left(target)
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.{kind}-", dir=target.parent))
+        handle = _hold(folder, wait=False)
+    try:
+        yield folder
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def _remove_left(target: Path) -> None:
+    """Remove such folders whose process is no more; called while nobody else makes one."""
+    for kind in ("part", "old"):
+        for left in target.parent.glob(f".{glob.escape(target.name)}.{kind}-*"):
+            with _held(left, wait=False) as free:
+                if not free:
+                    continue
+                if (left / _OLD).is_dir() and not target.exists():
+                    (left / _OLD).rename(target)
+                shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: Path, *, wait: bool) -> Iterator[bool]:
+    handle = _hold(folder, wait=wait)
+    try:
+        yield handle is not None
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _hold(folder: Path, *, wait: bool) -> int | None:
+    """A handle that keeps other processes from holding ``folder`` until it is closed, or this process has ended.
+
+    None where another one holds it, and where the system knows no such thing.
+    """
+    if sys.platform == "win32":
+        return None
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
