@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from edgekit.errors import InputError, UnfaithfulError
 from edgekit.schema.bundle import MANIFEST, Bundle, GateCheck
@@ -20,10 +21,12 @@ from edgekit_export.bundling import write_manifest
 from edgekit_export.gate.judge import judge, refuse_or_record
 from edgekit_export.gate.reference import Reference, compute_reference
 from edgekit_export.gate.rope import rotary_tables
-from edgekit_export.gate.stored import StoredModel
+from edgekit_export.gate.stored import StoredMatrix, StoredModel
 from edgekit_export.gate.text import gate_text
+from edgekit_export.gate.weights import check_weights
 from edgekit_export.pipeline import verify
 from edgekit_export.sources import ModelSource, open_source
+from edgekit_export.sources.tensors import TensorStore
 
 
 @pytest.fixture(scope="module")
@@ -246,3 +249,28 @@ def test_a_graph_that_is_no_graph(bundle, checks_of) -> None:
     with pytest.raises(InputError):
         checks_of(directory)
     assert (directory / MANIFEST).is_file()
+
+
+def test_equal_weights_may_be_stored_once() -> None:
+    """Exporters do so with norms that are all ones; a weight that is lost is missed all the same."""
+    ones, half = torch.ones(8), torch.full((8,), 0.5)
+    weights = {"a.weight": ones, "b.weight": ones.clone(), "c.weight": half}
+    tensors = TensorStore({name: tuple(tensor.shape) for name, tensor in weights.items()}, weights.__getitem__)
+
+    class Stored:
+        def __init__(self, *names: str) -> None:
+            self.names = names
+
+        def matrices(self) -> Iterator[StoredMatrix]:
+            for name in self.names:
+                yield StoredMatrix(
+                    parts=[name], bits=32, block=None, symmetric=True, transposed=False, plus=0.0, tensors={}, shape=[8]
+                )
+
+        def values(self, matrix: StoredMatrix) -> torch.Tensor:
+            return weights[matrix.parts[0]]
+
+    assert check_weights(Stored("a.weight", "c.weight"), tensors, {}, {}).passed
+    lost = check_weights(Stored("a.weight"), tensors, {}, {})
+    assert not lost.passed
+    assert lost.cause == "not found in the file: c.weight"

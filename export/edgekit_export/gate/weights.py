@@ -77,7 +77,7 @@ def check_weights(
         if suspect is not None:
             suspects.append(suspect)
     progress(ProgressEvent("check weights", len(matrices), len(matrices), "tensors"))
-    missing = [name for name in tensors if name not in checked]
+    missing = _without_twins([name for name in tensors if name not in checked], checked, tensors)
     suspects.sort(key=lambda suspect: suspect.worst, reverse=True)
     causes = [_cause(suspect) for suspect in suspects[:_SHOWN]]
     if len(suspects) > _SHOWN:
@@ -91,6 +91,16 @@ def check_weights(
         limit="every block within what rounding to its bits can do",
         cause="; ".join(causes) or None,
     )
+
+
+def _without_twins(missing: list[str], checked: set[str], tensors: TensorStore) -> list[str]:
+    """Those of ``missing`` that no checked weight equals: exporters store equal weights (norms of ones) once."""
+
+    def has_twin(name: str) -> bool:
+        alike = sorted(other for other in checked if tensors.shapes[other] == tensors.shapes[name])
+        return bool(alike) and any(torch.equal(tensors[name], tensors[other]) for other in alike)
+
+    return [name for name in missing if not has_twin(name)]
 
 
 def compare_matrix(
