@@ -173,8 +173,9 @@ def check_tests(protocol: Protocol, *, what: str, context: int, cpus: int) -> No
     """
     depths = {"prefill": protocol.depths, "decode": decode_depths(protocol)}
     lengths = {"prefill": max(protocol.prompts, default=0), "decode": max(protocol.generates, default=0)}
+    # Warm-up begins with an empty cache, whatever the tests' depth.
     needs = [
-        max(depths[kind]) + max(length, protocol.warmup_tokens)
+        max(max(depths[kind]) + length, protocol.warmup_tokens)
         for kind, length in lengths.items()
         if length and depths[kind]
     ]

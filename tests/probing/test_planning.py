@@ -173,3 +173,13 @@ def test_the_surveys_procedure_decodes_after_the_prompt_and_rests() -> None:
 def test_what_cannot_be_run_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_protocol(protocol(**changes), bundle(), cpus=4)
+
+
+def test_a_test_may_end_with_the_context() -> None:
+    """Warm-up begins at depth 0: it asks for no more room behind a test."""
+    context = bundle().runtime.context_length
+    short = protocol(prompts=[0], generates=[1], depths=[context - 1])
+    assert short.warmup_tokens > 1
+    check_protocol(short, bundle(), cpus=4)
+    with pytest.raises(InputError, match=f"needs {context + 1} tokens"):
+        check_protocol(protocol(prompts=[2], generates=[0], depths=[context - 1]), bundle(), cpus=4)
