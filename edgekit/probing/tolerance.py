@@ -13,6 +13,13 @@ from edgekit.schema.bundle import Bundle
 #: keeps failing would otherwise be tried for hours.
 MAX_CONSECUTIVE_FAILURES = 3
 
+#: What to do about the probe's own errors, by their codes.
+_ADVICE = {
+    "affinity": "give --affinity CPUs that the device has and lets programs use",
+    "memory": "export a recipe with fewer bits or a shorter --context, or end other programs there",
+    "model": "the model's file is not one that the probe's runtime takes: export it again with this edgekit (--force)",
+}
+
 
 class Tolerance:
     """Judges each launch of a session and counts the failures of each combination of bundle and threads."""
@@ -40,11 +47,13 @@ class Tolerance:
         self._failures[cell.bundle, cell.threads] = failures
         if cell.round == 0 or failures >= MAX_CONSECUTIVE_FAILURES or launch.status == "terminated":
             ended = launch.message or "something else on the device terminated the probe"
+            advice = _ADVICE.get(ended.partition(":")[0])
+            where = f"events and messages of the probe are in {run / launch.directory}"
             raise ProbeError(
                 f"measure {bundle.model} {bundle.recipe.name} with {cell.threads} threads: {ended}",
                 device=self._device,
                 detail=outcome.stderr_text(),
-                hint=f"events and messages of the probe are in {run / launch.directory}",
+                hint=f"{advice}; {where}" if advice else where,
             )
 
     def _demand_golden(self, bundle: Bundle, outcome: LaunchOutcome) -> None:

@@ -308,10 +308,11 @@ def _settle(jobs: list[Job], outcomes: Outcomes) -> list[ExportOutcome]:
     if len(refused) == len(found):
         if len(refused) == 1:
             raise refused[0]
+        hints = {error.hint for error in refused}
         raise UnsupportedError(
             "none of the recipes can be served",
-            detail="\n".join(error.message for error in refused),
-            hint="`edgekit recipes` says what each runtime takes",
+            detail="\n".join(dict.fromkeys(error.message for error in refused)),
+            hint=(hints.pop() if len(hints) == 1 else None) or "`edgekit recipes` says what each runtime takes",
         )
     return [
         ExportOutcome(recipe=name, runtime=runtime, refusal=outcome.message)

@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,8 +17,8 @@ from edgekit.progress import ProgressEvent
 from edgekit.resources import profiles_dir
 from edgekit.schema.bundle import MANIFEST
 from edgekit.schema.integrity import check_bundle, read_manifest
-from edgekit_export.bundling import write_manifest
-from edgekit_export.pipeline import export_onnx, verify
+from edgekit_export.bundling import new_bundle, write_manifest
+from edgekit_export.pipeline import _settle, export_onnx, verify
 
 
 def recipe_file(folder: Path, name: str, base: str = "w4", **thresholds: float) -> str:
@@ -120,6 +124,19 @@ def test_a_refused_recipe_does_not_stop_the_others(bundle, trained: Path, tmp_pa
         export_onnx("no/such-model", [str(refused)], out_dir=tmp_path)
 
 
+def test_what_all_refusals_advise_is_advised_once() -> None:
+    jobs: list[Any] = [(SimpleNamespace(name="executorch"), SimpleNamespace(name=name)) for name in ("w8", "w4")]
+    alike = UnsupportedError("no such cache", hint="take --kv-cache float32")
+    with pytest.raises(UnsupportedError) as caught:
+        _settle(jobs, {("executorch", "w8"): alike, ("executorch", "w4"): alike})
+    assert (caught.value.detail, caught.value.hint) == ("no such cache", "take --kv-cache float32")
+    other = UnsupportedError("no such heads", hint="take another model")
+    with pytest.raises(UnsupportedError) as caught:
+        _settle(jobs, {("executorch", "w8"): alike, ("executorch", "w4"): other})
+    assert caught.value.detail == "no such cache\nno such heads"
+    assert "edgekit recipes" in (caught.value.hint or "")
+
+
 def test_an_unfaithful_export_is_not_kept_unless_allowed(trained: Path, tmp_path: Path) -> None:
     strict = recipe_file(tmp_path, "strict", kl_mean=1e-9, kl_p99=1e-9, kl_max=1e-9)
     out = tmp_path / "out"
@@ -148,6 +165,43 @@ def test_an_interrupt_leaves_nothing_behind(trained: Path, tmp_path: Path) -> No
     with pytest.raises(KeyboardInterrupt):
         export_onnx(str(trained), ["fp32"], out_dir=tmp_path / "out", progress=interrupt)
     assert leftovers(tmp_path / "out") == []
+
+
+#: Begins a bundle beside its place, and stays there until it is killed.
+BEGIN = """
+import sys, time
+from pathlib import Path
+from edgekit_export.bundling import new_bundle
+with new_bundle(Path(sys.argv[1])) as folder:
+    (folder / "model.pte").write_bytes(b"half")
+    print("begun", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be held there")
+def test_what_a_killed_export_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    target, neighbour = tmp_path / "m-w4", tmp_path / ".m-w4a8.part-abcd"
+    neighbour.mkdir()
+    command = [sys.executable, "-c", BEGIN, str(target)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"begun\n"
+            with new_bundle(target) as folder:
+                (folder / MANIFEST).write_text("{}")
+            assert len(list(tmp_path.glob(".m-w4.part-*"))) == 1, "an export that still runs is left alone"
+        finally:
+            process.kill()
+    # Killed between the two renames that replace a bundle.
+    aside = tmp_path / ".m-w4.old-abcd"
+    aside.mkdir()
+    target.rename(aside / "old")
+    with suppress(InterruptedError), new_bundle(target):
+        assert target.is_dir(), "the bundle that was to be replaced is there again"
+        assert len(list(tmp_path.glob(".m-w4.*"))) == 1
+        raise InterruptedError
+    assert sorted(tmp_path.iterdir()) == [neighbour, target]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on file sizes there")

@@ -88,3 +88,9 @@ def test_what_is_no_architecture(spec: str) -> None:
     with pytest.raises(InputError) as caught:
         open_source(spec)
     assert caught.value.hint
+
+
+def test_sizes_that_do_not_go_together() -> None:
+    with pytest.raises(InputError, match="head_dim`=25") as caught:
+        open_source("arch:tinyllama-1.1b:layers=1:hidden=100:heads=4:kv_heads=2")
+    assert caught.value.hint == "choose other sizes"

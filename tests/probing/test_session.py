@@ -28,6 +28,7 @@ from edgekit.progress import ProgressEvent
 from edgekit.schema import codec
 from edgekit.schema.bundle import MANIFEST, Bundle
 from edgekit.schema.event import TrialResult
+from edgekit.schema.integrity import describe_file, read_manifest
 from edgekit.schema.run import Run
 
 #: Enough work that a test can step in while a launch runs, and well under a minute if nobody does.
@@ -217,6 +218,23 @@ def test_a_killed_probe_leaves_what_was_measured(exported: Path, tmp_path: Path)
     assert [launch.status for launch in document.launches[:2]] == ["done"] * 2
     assert [launch.status for launch in document.launches[-3:]] == ["failed"] * 3
     assert edgekit.compare([run]).rows
+
+
+def test_what_the_probe_refuses_comes_with_advice(exported: Path, tmp_path: Path) -> None:
+    bundle = exported / "tiny-onnxruntime-w4"
+    with pytest.raises(ProbeError, match="restrict the probe to CPUs 1023") as caught:
+        edgekit.probe([bundle], out=tmp_path, affinity=[1023], **SHORT)
+    assert "CPUs that the device has" in (caught.value.hint or "")
+    # Cut short before its manifest was made.
+    copy = tmp_path / "cut"
+    shutil.copytree(bundle, copy)
+    (copy / "model.onnx").write_bytes((bundle / "model.onnx").read_bytes()[:64])
+    made = read_manifest(copy)
+    files = [describe_file(copy, entry.path, entry.role) for entry in made.files]
+    (copy / MANIFEST).write_bytes(codec.encode(msgspec.structs.replace(made, files=files)))
+    with pytest.raises(ProbeError, match="model: ") as caught:
+        edgekit.probe([copy], out=tmp_path, **SHORT)
+    assert (caught.value.hint or "").startswith("the model's file is not one that the probe's runtime takes: export it")
 
 
 def test_an_interrupted_session_is_readable(exported: Path, tmp_path: Path) -> None:

@@ -56,9 +56,7 @@ def make_config(raw: Mapping[str, Any], *, origin: str) -> PretrainedConfig:
         config = CONFIG_MAPPING[model_type].from_dict(values)
     # Configuration classes validate by whatever exception their authors chose.
     except Exception as error:
-        raise InputError(
-            f"read the configuration from {origin}: {_first_line(error)}", hint="fetch config.json again"
-        ) from error
+        raise InputError(f"read the configuration from {origin}: {_first_line(error)}", hint=_again(origin)) from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UnsupportedError(f"{origin}: {model_type!r} is no causal language model in transformers", hint=_DECODERS)
     return config
@@ -98,7 +96,7 @@ class Skeleton:
         except Exception as error:
             raise InputError(
                 f"{origin}: no model can be built from the configuration: {_first_line(error)}",
-                hint="fetch config.json again",
+                hint=_again(origin),
             ) from error
         self.shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
         self.persistent_buffers = sorted(set(model.state_dict()) - {name for name, _ in _all_parameters(model)})
@@ -213,6 +211,11 @@ def _rope(config: PretrainedConfig, head_dim: int) -> Rope | None:
 
 def _without_theta(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key != "rope_theta"}
+
+
+def _again(origin: str) -> str:
+    """What to do about a configuration that contradicts itself."""
+    return "choose other sizes" if origin.startswith("arch:") else "fetch config.json again"
 
 
 def _first_line(error: BaseException) -> str:
