@@ -101,10 +101,10 @@ class MissingToolError(EdgekitError):
 
 
 class HostStorageError(EdgekitError):
-    """The host's disk is full or cannot be written."""
+    """The host's disk or memory is full, or its disk cannot be written."""
 
     exit_code = 10
-    meaning = "the host's disk is full or cannot be written"
+    meaning = "the host's disk or memory is full, or its disk cannot be written"
 
 
 class RegressionError(EdgekitError):

@@ -126,6 +126,13 @@ def _exit_code(arguments: list[str] | None) -> int:
         code = _fail(error)
         _print_notes(error)
         return code
+    except MemoryError as error:
+        return _out_of_memory(error)
+    except RuntimeError as error:
+        # PyTorch's own way to say so.
+        if "can't allocate memory" not in str(error):
+            raise
+        return _out_of_memory(error)
     except BrokenPipeError:
         # The reader of our output left (`edgekit models | head`): not a failure of ours.
         sys.stderr.close()
@@ -138,6 +145,16 @@ def _exit_code(arguments: list[str] | None) -> int:
         return _fail(
             HostStorageError(f"use{where}: {error.strerror}", hint="free space, see to the permissions, and try again")
         )
+
+
+def _out_of_memory(error: BaseException) -> int:
+    said = str(error).strip().splitlines()
+    return _fail(
+        HostStorageError(
+            "this machine has no memory left" + (f": {said[0]}" if said else ""),
+            hint="end other programs, take fewer recipes at once or a shorter --context, or use a larger machine",
+        )
+    )
 
 
 #: Of an error's message; a path and a command fit.

@@ -79,3 +79,26 @@ def test_interruption_has_its_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cli, "main", interrupted)
     assert _exit_code([]) == 130
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 3 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_machine_without_memory_is_said_to_be_one(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "main", fail)
+    assert _exit_code(["models"]) == 10
+    said = capsys.readouterr().err
+    assert f"edgekit: this machine has no memory left: {error}" in said
+    assert "Next: end other programs" in said
+    monkeypatch.setattr(cli, "main", lambda **_: (_ for _ in ()).throw(RuntimeError("of our own")))
+    with pytest.raises(RuntimeError, match="of our own"):
+        _exit_code(["models"])
