@@ -120,12 +120,10 @@ def _exit_code(arguments: list[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt) as error:
         click.echo("edgekit: interrupted", err=True)
         # Click hides the interruption behind an error of its own.
-        _print_notes(error if isinstance(error, KeyboardInterrupt) else error.__cause__)
+        _print(*_notes(error if isinstance(error, KeyboardInterrupt) else error.__cause__))
         return EXIT_INTERRUPTED
     except EdgekitError as error:
-        code = _fail(error)
-        _print_notes(error)
-        return code
+        return _fail(error)
     except MemoryError as error:
         return _out_of_memory(error)
     except RuntimeError as error:
@@ -167,18 +165,21 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _print_notes(error: BaseException | None) -> None:
+def _notes(error: BaseException | None) -> list[str]:
     """What became of the work until then, as whoever ended it noted."""
-    from edgekit.reporting.formats import plain_text
-
-    for note in getattr(error, "__notes__", ()):
-        click.echo(plain_text(note, _MAX_LINE), err=True)
+    return getattr(error, "__notes__", [])
 
 
-def _fail(error: EdgekitError) -> int:
+def _print(*lines: str) -> None:
     from edgekit.reporting.formats import plain_text
 
     # What a device or a file said is in it: nothing of that moves the cursor.
-    for line in f"edgekit: {error}".splitlines():
+    for line in lines:
         click.echo(plain_text(line, _MAX_LINE), err=True)
+
+
+def _fail(error: EdgekitError) -> int:
+    *lines, last = f"edgekit: {error}".splitlines()
+    # What to do next is said last.
+    _print(*lines, *_notes(error), last) if error.hint else _print(*lines, last, *_notes(error))
     return error.exit_code

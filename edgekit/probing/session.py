@@ -174,11 +174,12 @@ class Session:
         for writer in writers:
             ended = Stopped(reason=reason, text=text, rounds=rounds.done)
             writer.finish("interrupted" if interrupted else "failed", None, ended)
-        if rounds.done:
-            places = ", ".join(str(writer.directory) for writer in writers)
-            error.add_note(f"kept, with {rounds.done} whole {'round' if rounds.done == 1 else 'rounds'}: {places}")
+        lost = isinstance(error, DeviceFailedError | DeviceUnavailableError)
+        if writers and (rounds.done or lost):
+            whole = f"{rounds.done or 'no'} whole {'round' if rounds.done < 2 else 'rounds'}"
+            error.add_note(f"kept, with {whole}: {', '.join(str(writer.directory) for writer in writers)}")
         # A device that was lost keeps its copy: it may know more than the host.
-        if not isinstance(error, DeviceFailedError | DeviceUnavailableError):
+        if not lost:
             with contextlib.suppress(EdgekitError):
                 self._clean_device(writers)
 
@@ -228,7 +229,7 @@ class Session:
             passed = gate.wait(what) if gate is not None and not cell.check else None
             return self._launch(writer, cell, position, passed)
         except (DeviceFailedError, DeviceUnavailableError) as error:
-            error.hint = f"what was measured is in {writer.directory}; reconnect the device, `edgekit pull`, run again"
+            error.hint = "reconnect the device, `edgekit pull`, run again"
             raise
 
     def _clean_device(self, writers: list[RunWriter]) -> None:

@@ -95,8 +95,10 @@ def test_a_device_that_goes_mid_way(new_board: Callable[..., Board], w4: Path, t
         process.kill()
         process.wait()
     assert process.returncode == 7
-    assert "edgekit pull" in refused(stderr)
+    said = refused(stderr)
+    assert "edgekit pull" in said
     (directory,) = runs.iterdir()
+    assert said.count(str(directory)) == 1
     assert json.loads((directory / "run.json").read_text())["status"] == "failed"
     assert list(directory.rglob(".*")) == []
 
