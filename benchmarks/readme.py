@@ -66,7 +66,7 @@ def found(result: dict[str, Any]) -> list[str]:
         parts.append(tables.rows_of(result))
     if result.get("limits"):
         parts.append(tables.limits_of(result))
-    if "bounds" in result:
+    if result.get("bounds", {}).get("by_threads"):
         parts.append(tables.bounds_of(result))
     return [*parts, f"{tables.place(result)}; {tables.versions(result)}."]
 

@@ -48,6 +48,7 @@ def measure(model: str, scratch: Path, python: Path, options: argparse.Namespace
         "export_peak_over_float32_weights": spent.peak_bytes / (4 * bundle.architecture.parameters),
     }
     rows: list[dict[str, Any]] = []
+    without_amx = False
     for threads in options.threads:
         mine = ours_executorch.probe(folder, threads)
         other = peers.Worker(python, "llamacpp.py", gguf, threads)
@@ -57,12 +58,13 @@ def measure(model: str, scratch: Path, python: Path, options: argparse.Namespace
             mine.close()
             other.close()
         rows += [row | {"what": f"{model}, {row['what']}"} for row in found]
+        without_amx |= bool(other.facts.get("without_amx"))
         if other.peak_bytes:
             peak = mine.peak_bytes
             ratio = dict.fromkeys(("median", "low", "high"), other.peak_bytes / peak)
             row = {"what": f"{model}, peak memory", "threads": threads, "unit": "MiB", "ratio": ratio}
             rows.append(row | {"ours": peak / 2**20, "theirs": other.peak_bytes / 2**20})
-    return facts | {"versions": ours.versions(folder)}, rows
+    return facts | {"versions": ours.versions(folder), "peer_without_amx": without_amx}, rows
 
 
 def merged(target: Path, model: str) -> tuple[list[Any], list[Any]]:
@@ -76,6 +78,12 @@ def merged(target: Path, model: str) -> tuple[list[Any], list[Any]]:
         [entry for entry in earlier["sizes"] if entry["model"] != model],
         [row for row in earlier["rows"] if not row["what"].startswith(f"{model},")],
     )
+
+
+def by_size(rows: list[dict[str, Any]], sizes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows from the smallest model to the largest, in whatever order they were measured."""
+    order = [f"{entry['model']}," for entry in sorted(sizes, key=lambda entry: entry["parameters"])]
+    return sorted(rows, key=lambda row: order.index(row["what"].split(" ")[0]))
 
 
 def main() -> None:
@@ -93,7 +101,7 @@ def main() -> None:
             facts, rows = measure(model, scratch, python, options)
         finally:
             shutil.rmtree(scratch)
-        versions = facts.pop("versions")
+        versions, without_amx = facts.pop("versions"), facts.pop("peer_without_amx")
         sizes, others = merged(options.out, model)
         # Written after each model: the large ones take minutes, and what was measured stays.
         harness.write_result(
@@ -104,8 +112,9 @@ def main() -> None:
                 "measured_at": began.isoformat(timespec="seconds"),
                 "machine": harness.machine() | {"load_average": {"before": load, "after": harness.load_average()}},
                 "versions": versions | {"peer": peers.LLAMA_CPP[0], "peer_model": "Q4_0, embedding and head Q8_0"},
+                "bounds": {"peer_without_amx": without_amx},
                 "sizes": sorted([*sizes, facts], key=lambda entry: entry["parameters"]),
-                "rows": [*others, *rows],
+                "rows": by_size([*others, *rows], [*sizes, facts]),
             },
         )
         print(json.dumps(facts), file=sys.stderr)
