@@ -10,6 +10,9 @@ from pathlib import Path
 
 import board as boards
 import pytest
+from userland import SYSTEMS, Userland, install
+
+from edgekit.device.local import LocalDevice
 
 # A small bundle is made there.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "schema"))
@@ -87,3 +90,15 @@ def own_server(
     monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
     yield restart
     stack.close()
+
+
+@pytest.fixture(params=["local", *(pytest.param(name, marks=pytest.mark.board) for name in ("debian", *SYSTEMS))])
+def device(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Userland:
+    """This machine, and boards of each kind of shell and tools; the store is empty."""
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    if request.param == "local":
+        return Userland(LocalDevice(tmp_path / "root with spaces"))
+    board: boards.Board = request.getfixturevalue("x86_board")
+    root = f"/data/local/tmp/{request.param} {os.urandom(4).hex()}"
+    path = install(board, request.param) if request.param in SYSTEMS else None
+    return Userland(board.device(root), path)

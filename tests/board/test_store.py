@@ -2,65 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
-import shlex
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import board as boards
 import pytest
 from board import Board
-from storage import counted_board
+from stored_files import content, file, listing
 from userland import SYSTEMS, Userland, install, refusing_links
 
-from edgekit.deploy import housekeeping, lease
+from edgekit.deploy import housekeeping
 from edgekit.deploy.push import push_files
-from edgekit.deploy.store import RESERVE_BYTES, Store, StoreFile, content_id
-from edgekit.deploy.store_script import StoreScript
+from edgekit.deploy.store import Store
 from edgekit.device import conditions, facts
 from edgekit.device.adbd import RESUMABLE_BYTES
-from edgekit.device.base import Device, FileStat
-from edgekit.device.local import LocalDevice
+from edgekit.device.base import FileStat
 from edgekit.errors import DeviceFailedError, EdgekitError, InputError
-from edgekit.progress import ProgressEvent, silent
+from edgekit.progress import ProgressEvent
 
 MIB = 1 << 20
 board_test = pytest.mark.board
-
-
-@pytest.fixture(params=["local", *(pytest.param(name, marks=board_test) for name in ("debian", *SYSTEMS))])
-def device(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Userland:
-    """This machine, and boards of each kind of shell and tools; the store is empty."""
-    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
-    if request.param == "local":
-        return Userland(LocalDevice(tmp_path / "root with spaces"))
-    board: Board = request.getfixturevalue("x86_board")
-    root = f"/data/local/tmp/{request.param} {os.urandom(4).hex()}"
-    path = install(board, request.param) if request.param in SYSTEMS else None
-    return Userland(board.device(root), path)
-
-
-def file(folder: Path, name: str, data: bytes, *, executable: bool = False) -> StoreFile:
-    local = folder / hashlib.sha256(name.encode()).hexdigest()[:8]
-    local.write_bytes(data)
-    return StoreFile(name, local, len(data), hashlib.sha256(data).hexdigest(), executable)
-
-
-def content(device: Device, path: str) -> bytes:
-    done = device.run(["cat", path])
-    assert done.exit_code == 0, done.stderr
-    return done.stdout
-
-
-def listing(device: Device, folder: str = "") -> list[str]:
-    """Every file of the store, relative to its root."""
-    done = device.run(["find", ".", "-type", "f"], cwd=f"{device.root}{folder}")
-    return sorted(line[2:] for line in done.stdout.decode().splitlines())
 
 
 def test_contents_are_sent_once_and_shared(device: Userland, tmp_path: Path) -> None:
@@ -262,100 +225,6 @@ def test_what_arrived_before_it_had_its_name_is_used(device: Userland, tmp_path:
     assert not [name for name in listing(device) if ".part" in name]
 
 
-def test_a_writer_on_another_host_is_waited_for(
-    device: Userland, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lease, "POLL_S", 0.05)
-    weights = file(tmp_path, "weights", b"weights")
-    told: list[str] = []
-    with lease.writing(device, silent) as other:
-        # Another host has other locks on its own disk.
-        monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "other host"))
-        monkeypatch.setattr(lease, "WAIT_TIMEOUT_S", 0.2)
-        with pytest.raises(DeviceFailedError, match=r"held by .*process"):
-            Store(device).place("bundles", [weights], progress=lambda event: told.append(event.detail or ""))
-        assert any("held by" in detail for detail in told)
-        other.script.call("survey", "bundles/x", "no", doing="go on")
-    assert Store(device).place("bundles", [weights]).bytes_sent == 7
-
-
-def test_the_lease_of_a_host_that_died_expires(device: Userland, tmp_path: Path) -> None:
-    weights = file(tmp_path, "weights", b"weights")
-    dead = StoreScript(device, "0123456789abcdef")
-    assert "granted" in dead.call("lease", "a host that died", "5", doing="ask")
-    device.plain.run(["touch", "-d", "2020-01-01 00:00:00", f"{device.root}/lease"])
-    assert Store(device).place("bundles", [weights]).bytes_sent == 7
-    # Should it come back to life, it may not write any more.
-    with pytest.raises(DeviceFailedError, match="lost to another writer"):
-        dead.call("clear", "bundles/x", doing="go on")
-
-
-def test_a_writer_that_was_taken_for_dead_is_told_so_while_it_sends(
-    device: Userland, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lease, "RENEWAL_S", 0.0)
-    other = StoreScript(device, "0123456789abcdef")
-    with lease.writing(device, silent) as slept:
-        slept.renew()
-        device.plain.run(["touch", "-d", "2020-01-01 00:00:00", f"{device.root}/lease"])
-        assert "granted" in other.call("lease", "another host", "5", doing="ask")
-        with pytest.raises(DeviceFailedError, match=r"held by another host"):
-            slept.renew()
-    # Its lease stays the other's.
-    other.call("clear", "bundles/x", doing="go on")
-
-
-def with_tool(device: Userland, name: str, script: str) -> Userland:
-    """The same device with a tool of another kind; ``REAL`` in its script is the real one.
-
-    Busybox's shell has its tools within, and finds no other.
-    """
-    shim, real = f"{device.root}-shim", device.run(["sh", "-c", f"command -v {name}"]).stdout.decode().strip()
-    path = device.run(["sh", "-c", 'echo "$PATH"']).stdout.decode().strip()
-    make = 'mkdir -p "$1"; cat >"$1/$2"; chmod 755 "$1/$2"'
-    text = f"#!/bin/sh\n{script.replace('REAL', real)}\n"
-    device.run(["sh", "-c", make, "sh", shim, name], stdin=text.encode())
-    return Userland(device.plain, f"{shim}:{path}")
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Userland:
-    """This machine, the store empty."""
-    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
-    return Userland(LocalDevice(tmp_path / "root"))
-
-
-def test_a_void_lease_that_another_has_taken_over_meanwhile_stays_his(here: Userland) -> None:
-    dead, faster = StoreScript(here, "a" * 16), StoreScript(here, "b" * 16)
-    assert "granted" in dead.call("lease", "a host that died", "5", doing="ask")
-    here.run(["touch", "-d", "2020-01-01 00:00:00", f"{here.root}/lease"])
-    # A find that answers late: what it found void is another's by now.
-    take_over = (
-        '[ -e "$0.done" ] && exec REAL "$@"\n'
-        f'REAL "$@"; true >"$0.done"; cd {shlex.quote(here.root)}\n'
-        f"rm -rf lease; mkdir lease; echo {faster.lease} >lease/token; echo faster >lease/owner"
-    )
-    slower = StoreScript(with_tool(here, "find", take_over), "c" * 16)
-    assert "held by faster" in slower.call("lease", "slower", "5", doing="ask")
-    faster.call("clear", "bundles/x", doing="go on")
-
-
-def test_a_lease_is_renewed_before_each_file_that_is_read(here: Userland, tmp_path: Path) -> None:
-    files = [file(tmp_path, name, name.encode()) for name in ("one", "two")]
-    Store(here).place("bundles", files)
-    at = f"{shlex.quote(here.root)}/lease"
-    # Each file takes longer than a lease holds.
-    slow = with_tool(here, "sha256sum", f'stat -c %Y {at} >>"$0.seen"; touch -d @0 {at}; exec REAL')
-    with lease.writing(here, silent) as mine:
-        lines = [one.line for one in files]
-        StoreScript(slow, mine.script.lease).call(
-            "survey", f"bundles/{content_id(files)}", "yes", doing="look", lines=lines
-        )
-    seen = here.run(["cat", f"{here.root}-shim/sha256sum.seen"]).stdout.split()
-    assert len(seen) >= 2
-    assert b"0" not in seen
-
-
 def test_what_is_long_unused_goes_and_what_is_shared_or_pinned_stays(device: Userland, tmp_path: Path) -> None:
     shared, own, other = (file(tmp_path, name, os.urandom(MIB)) for name in ("shared", "own", "other"))
     old = Store(device).place("bundles", [shared, own])
@@ -424,107 +293,3 @@ def test_facts_and_conditions_under_other_shells(x86_board: Board, system: str) 
     felt = conditions.read(device)
     assert felt.load_1m is not None
     assert felt.memory_available_bytes is not None
-
-
-@board_test
-def test_no_room_is_said_before_anything_is_sent(new_board: Callable[..., Board], tmp_path: Path) -> None:
-    device = Userland(new_board(storage_bytes=RESERVE_BYTES + 8 * MIB).device())
-    # A device that never had a store has none afterwards.
-    with pytest.raises(DeviceFailedError, match=r"are needed, .* are free"):
-        Store(device).place("bundles", [file(tmp_path, "big", os.urandom(9 * MIB))])
-    assert device.run(["ls", "-A", "/data/local/tmp"]).stdout == b""
-    small = [file(tmp_path, "small", os.urandom(MIB))]
-    kept = Store(device).place("bundles", small)
-    device.pushed.clear()
-    with pytest.raises(DeviceFailedError, match=r"are needed, .* are free") as caught:
-        Store(device).place("bundles", [*small, file(tmp_path, "big", os.urandom(9 * MIB))])
-    assert caught.value.device == device.name
-    assert device.pushed == []
-    assert content(device, f"{kept.directory}/small") == small[0].local.read_bytes()
-    # What lies there already needs no room: the rest fits.
-    assert Store(device).place("bundles", [*small, file(tmp_path, "fits", os.urandom(6 * MIB))]).bytes_reused == MIB
-
-
-@board_test
-def test_storage_that_fills_up_during_a_push(new_board: Callable[..., Board], tmp_path: Path) -> None:
-    board = new_board(storage_bytes=64 * MIB)
-    device = Userland(board.device())
-    kept = Store(device).place("bundles", [file(tmp_path, "small", b"small")])
-    filled = []
-
-    def fill(event: ProgressEvent) -> None:
-        if event.done and not filled:
-            filled.append(board.execute(["dd", "if=/dev/zero", "of=/data/local/tmp/hog", "bs=1M"], check=False))
-
-    with pytest.raises(DeviceFailedError, match="No space left") as caught:
-        Store(device).place("bundles", [file(tmp_path, "big", os.urandom(40 * MIB))], progress=fill)
-    assert filled
-    assert "make room" in (caught.value.hint or "")
-    assert not [name for name in listing(device) if ".part" in name]
-    assert content(device, f"{kept.directory}/small") == b"small"
-    board.execute(["rm", "/data/local/tmp/hog"])
-    assert Store(device).place("bundles", [file(tmp_path, "big", os.urandom(40 * MIB))]).bytes_sent == 40 * MIB
-
-
-@board_test
-@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
-def test_storage_that_is_full_to_the_last_byte_keeps_nobody_waiting(
-    adb_environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(lease, "WAIT_TIMEOUT_S", 0.0)
-    with contextlib.ExitStack() as stack:
-        if kind == "tmpfs":
-            board = stack.enter_context(boards.board(tmp_path / "board", storage_bytes=48 * MIB))
-        else:
-            board = stack.enter_context(counted_board(tmp_path, 48 * MIB)).board
-        device, fresh = board.device(), board.device("/data/local/tmp/fresh")
-        small = [file(tmp_path, "small", b"small")]
-        placed = Store(device).place("bundles", small)
-        more = [file(tmp_path, "more", b"more")]
-        fill = "cat /dev/zero >/data/local/tmp/hog; until ! echo x >>/data/local/tmp/hog; do :; done"
-        board.execute(["/bin/sh", "-c", fill], check=False)
-        # Which of the two finds the folder of a lease there and which none differs by file system.
-        for one, files in ((device, more), (device, more), (fresh, small)):
-            with pytest.raises(DeviceFailedError, match="cannot be written") as caught:
-                Store(one).place("bundles", files)
-            assert "make room" in (caught.value.hint or "")
-        # What lies there needs no room.
-        assert Store(device).place("bundles", small) == type(placed)(placed.directory, 0, 5)
-        assert board.execute(["ls", "-A", "/data/local/tmp/fresh"], check=False).stdout == b""
-        board.execute(["rm", "/data/local/tmp/hog"])
-        assert Store(device).place("bundles", more).bytes_sent == 4
-
-
-@board_test
-def test_read_only_storage(new_board: Callable[..., Board], tmp_path: Path) -> None:
-    board = new_board(storage_bytes=64 * MIB)
-    device = Userland(board.device())
-    files = [file(tmp_path, "small", b"small")]
-    placed = Store(device).place("bundles", files)
-    board.remount("ro")
-    # All there: nothing needs to be written.
-    assert Store(device).place("bundles", files) == type(placed)(placed.directory, 0, 5)
-    with pytest.raises(DeviceFailedError, match="cannot be written"):
-        Store(device).place("bundles", [file(tmp_path, "more", b"more")])
-    with pytest.raises(DeviceFailedError, match="cannot be written") as caught:
-        Store(Userland(board.device("/data/local/tmp/elsewhere"))).place("bundles", files)
-    assert "EDGEKIT_DEVICE_ROOT" in (caught.value.hint or "")
-    for change in (
-        lambda: housekeeping.prune(device, unused_days=0),
-        lambda: housekeeping.pin(device, "x"),
-    ):
-        with pytest.raises(DeviceFailedError, match="cannot be written") as caught:
-            change()
-        assert caught.value.hint
-
-
-@board_test
-def test_storage_from_which_nothing_may_run(new_board: Callable[..., Board], tmp_path: Path) -> None:
-    board = new_board(storage_bytes=64 * MIB)
-    board.remount("noexec")
-    device = board.device()
-    (tmp_path / "hello").write_text("#!/bin/sh\necho hello\n")
-    with pytest.raises(DeviceFailedError, match="publish") as caught:
-        push_files(device, {"hello": tmp_path / "hello"})
-    assert "noexec" in str(caught.value)
